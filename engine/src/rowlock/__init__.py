@@ -1,0 +1,1 @@
+"""Rowlock: durable workflows written as plain Python functions on nothing but PostgreSQL."""

@@ -1,0 +1,207 @@
+"""Every error Rowlock raises on purpose.
+
+Each message says what happened, why, and what to do; each error carries its facts as
+attributes, so that code never has to parse a message.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+
+class RowlockError(Exception):
+    """The root of all errors of Rowlock."""
+
+
+# --- before anything is written ----------------------------------------------------------------
+
+
+class ConfigurationError(RowlockError):
+    """A setting, a decorator's argument or a function's signature can't be used as it is."""
+
+
+class InvalidValue(RowlockError, ValueError):
+    """A value can't be stored, or does not fit the type it is declared with.
+
+    ``path`` names the place inside the value, such as ``order.lines[3].price``.
+    """
+
+    def __init__(self, what: str, path: str, why: str, hint: str = "") -> None:
+        self.what = what
+        self.path = path
+        self.why = why
+        where = f" at {path}" if path else ""
+        super().__init__(f"{what} can't be stored{where}: {why}" + (f" {hint}" if hint else ""))
+
+
+class Refused(RowlockError):
+    """The database refused a request before it wrote anything; ``sqlstate`` is stable."""
+
+    def __init__(self, message: str, sqlstate: str | None = None, hint: str | None = None) -> None:
+        self.sqlstate = sqlstate
+        self.hint = hint
+        super().__init__(f"{message} {hint}" if hint else message)
+
+
+class UnknownRun(RowlockError, LookupError):
+    """There is no run with this id."""
+
+    def __init__(self, run_id: UUID) -> None:
+        self.run_id = run_id
+        super().__init__(
+            f"there is no run {run_id}: the id is wrong, belongs to another database, or "
+            "retention has removed the run."
+        )
+
+
+class MisplacedCall(RowlockError):
+    """A verb was used where it can't work: outside a run, inside a step, or the wrong way."""
+
+
+# --- how runs and steps end --------------------------------------------------------------------
+
+
+class StepFailed(RowlockError):
+    """A step ended in an error whose type this process does not know how to raise again.
+
+    The recorded facts are kept: ``error_type``, ``error_message`` and ``error_traceback``. List
+    the exception type in ``App(errors=[…])`` to have it raised as itself.
+    """
+
+    def __init__(
+        self, step: str, error_type: str, error_message: str, error_traceback: str = ""
+    ) -> None:
+        self.step = step
+        self.error_type = error_type
+        self.error_message = error_message
+        self.error_traceback = error_traceback
+        super().__init__(f"{step} failed: {error_type}: {error_message}")
+
+
+class StepTimeout(RowlockError, TimeoutError):
+    """A step took longer than its ``timeout``."""
+
+    def __init__(self, step: str, seconds: float) -> None:
+        self.step = step
+        self.seconds = seconds
+        super().__init__(
+            f"step {step} took longer than its timeout of {seconds:g} s and was abandoned. Raise "
+            "the step's timeout if this work may take so long."
+        )
+
+    def __reduce__(self) -> tuple[type[StepTimeout], tuple[str, float]]:
+        return (StepTimeout, (self.step, self.seconds))
+
+
+class RunFailed(RowlockError):
+    """The run whose result was asked for did not succeed; ``status`` says how it ended."""
+
+    def __init__(
+        self,
+        run_id: UUID,
+        workflow: str,
+        status: str,
+        error_type: str = "",
+        error_message: str = "",
+        error_traceback: str = "",
+    ) -> None:
+        self.run_id = run_id
+        self.workflow = workflow
+        self.status = status
+        self.error_type = error_type
+        self.error_message = error_message
+        self.error_traceback = error_traceback
+        why = f": {error_type}: {error_message}" if error_type else ""
+        super().__init__(f"run {run_id} of {workflow} ended as {status}{why}")
+
+
+class ResultTimeout(RowlockError, TimeoutError):
+    """The run was still unfinished when the caller's patience ended; the run goes on."""
+
+    def __init__(self, run_id: UUID, seconds: float) -> None:
+        self.run_id = run_id
+        self.seconds = seconds
+        super().__init__(
+            f"run {run_id} did not finish within {seconds:g} s. It goes on; ask again later."
+        )
+
+
+class Nondeterminism(RowlockError):
+    """The code of a workflow does not fit the history that the run has recorded.
+
+    The run is ``blocked``: it executes nothing until someone resumes it on code that fits.
+    """
+
+    def __init__(
+        self,
+        workflow: str,
+        place: str,
+        expected: str,
+        found: str,
+        recorded_version: str | None = None,
+        running_version: str | None = None,
+    ) -> None:
+        self.workflow = workflow
+        self.place = place
+        self.expected = expected
+        self.found = found
+        self.recorded_version = recorded_version
+        self.running_version = running_version
+        versions = (
+            f" (recorded by version {recorded_version or 'unnamed'}, running version "
+            f"{running_version or 'unnamed'})"
+        )
+        super().__init__(
+            f"workflow {workflow} does not fit its history at place {place}: expected {expected}, "
+            f"found {found}{versions}. The run is blocked and nothing was executed. Bring back "
+            "code that makes the same calls in the same order and `rowlock resume` the run, or "
+            "give changed workflows a new ROWLOCK_VERSION so that old runs stay on old code."
+        )
+
+
+# --- the worker's own life ---------------------------------------------------------------------
+
+
+class LeaseLost(RowlockError):
+    """Another worker owns this run now; this attempt must stop writing."""
+
+    def __init__(self, run_id: UUID, epoch: int) -> None:
+        self.run_id = run_id
+        self.epoch = epoch
+        super().__init__(
+            f"lost the lease on run {run_id} (epoch {epoch}). Nothing is lost: the new owner "
+            "goes on from the last recorded step. If this repeats, a step blocks the event "
+            "loop or the process was starved: make it a sync step, or raise lease_seconds."
+        )
+
+
+class SchemaTooOld(RowlockError):
+    """The database has not been migrated to what this code needs."""
+
+    def __init__(self, found: int, needed: int) -> None:
+        self.found = found
+        self.needed = needed
+        have = f"is at level {found}" if found else "has no Rowlock schema yet"
+        super().__init__(
+            f"the database {have}, this code needs level {needed}. Run `rowlock migrate`."
+        )
+
+
+class SchemaTooNew(RowlockError):
+    """The database demands newer code than this."""
+
+    def __init__(self, level: int, minimum: int) -> None:
+        self.level = level
+        self.minimum = minimum
+        super().__init__(
+            f"the database may only be used by code of level {minimum} or newer, this code is of "
+            f"level {level}. Install a newer rowlock; nothing was changed."
+        )
+
+
+class Suspended(BaseException):  # noqa: N818 - not an error: the run is put to sleep
+    """Thrown into a run that is being unloaded while it waits.
+
+    It passes through ``finally`` blocks on its way out. Whatever the code then returns or
+    raises is discarded: the run goes on later, on any worker, from what is recorded.
+    """
