@@ -1,1 +1,39 @@
-"""Rowlock: durable workflows written as plain Python functions on nothing but PostgreSQL."""
+"""Rowlock: durable workflows written as plain Python functions on nothing but PostgreSQL.
+
+    app = App("shop")
+
+    @app.step
+    async def charge(order: Order) -> Receipt: ...
+
+    @app.workflow
+    async def fulfil(order: Order) -> str:
+        receipt = await charge(order)
+        ...
+
+Every step is a checkpoint: a run whose worker dies goes on elsewhere, from the last recorded one.
+"""
+
+from rowlock.app import App, Queue
+from rowlock.blocking import BlockingClient, BlockingRun
+from rowlock.client import Client, Run, RunInfo, call
+from rowlock.errors import RowlockError
+from rowlock.model.retry import Retry
+from rowlock.settings import Settings
+from rowlock.workflow import Call, Child, WorkflowCall
+
+__all__ = [
+    "App",
+    "BlockingClient",
+    "BlockingRun",
+    "Call",
+    "Child",
+    "Client",
+    "Queue",
+    "Retry",
+    "RowlockError",
+    "Run",
+    "RunInfo",
+    "Settings",
+    "WorkflowCall",
+    "call",
+]

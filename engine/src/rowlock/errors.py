@@ -13,7 +13,7 @@ class RowlockError(Exception):
     """The root of all errors of Rowlock."""
 
 
-# --- before anything is written ----------------------------------------------------------------
+# --- before anything is written
 
 
 class ConfigurationError(RowlockError):
@@ -58,7 +58,7 @@ class MisplacedCall(RowlockError):
     """A verb was used where it can't work: outside a run, inside a step, or the wrong way."""
 
 
-# --- how runs and steps end --------------------------------------------------------------------
+# --- how runs and steps end
 
 
 class StepFailed(RowlockError):
@@ -159,7 +159,15 @@ class Nondeterminism(RowlockError):
         )
 
 
-# --- the worker's own life ---------------------------------------------------------------------
+class Disconnected(RowlockError):
+    """The connection to PostgreSQL was lost, or could not be opened.
+
+    Nothing is known of a statement that was under way: it may have committed. A start with a key
+    can simply be repeated.
+    """
+
+
+# --- the worker's own life
 
 
 class LeaseLost(RowlockError):
@@ -199,7 +207,7 @@ class SchemaTooNew(RowlockError):
         )
 
 
-class Suspended(BaseException):  # noqa: N818 - not an error: the run is put to sleep
+class Suspended(BaseException):
     """Thrown into a run that is being unloaded while it waits.
 
     It passes through ``finally`` blocks on its way out. Whatever the code then returns or

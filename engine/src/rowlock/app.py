@@ -1,0 +1,419 @@
+"""An App: the named set of workflows, steps and queues that one code base brings.
+
+The decorators register and return typed objects; everything that can be wrong with a name, a
+signature or an option is refused here, when the module is imported, not when a run is under way.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+from uuid import UUID
+
+from rowlock.blocking import BlockingClient
+from rowlock.client import Client
+from rowlock.errors import ConfigurationError
+from rowlock.model.code import Code, WorkflowCode
+from rowlock.model.commands import IDENTITY, NUMBER, TIME, ExecuteStep, Note, Sleep, seconds_of
+from rowlock.model.failure import ErrorRegistry
+from rowlock.model.retry import Retry
+from rowlock.model.values import Inputs, Shape, hints_of
+from rowlock.settings import Settings
+from rowlock.store.transactions import ISOLATION_LEVELS
+from rowlock.workflow import (
+    AsyncStep,
+    AsyncTransaction,
+    Call,
+    CommandCall,
+    StartCall,
+    SyncStep,
+    SyncTransaction,
+    TimeoutScope,
+    Workflow,
+    WorkflowCall,
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Duration = timedelta | float
+
+MOST_NAME_CHARS = 200
+ONCE = Retry()
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Where runs wait. Declared with ``app.queue``; pass it to ``@app.workflow(queue=…)``."""
+
+    app: str
+    name: str
+
+
+class StepDecorator(Protocol):
+    """What ``@app.step(…)`` gives."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncStep[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> SyncStep[P, R]: ...
+
+
+class TransactionDecorator(Protocol):
+    """What ``@app.transaction(…)`` gives."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /
+    ) -> AsyncTransaction[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> SyncTransaction[P, R]: ...
+
+
+class WorkflowDecorator(Protocol):
+    """What ``@app.workflow(…)`` gives."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
+
+
+class App:
+    """A named set of workflows, steps and queues.
+
+    ``name``: unique among the apps that share a database. ``errors``: exception types that are
+    raised as themselves when a recorded error is replayed (Python's own always are).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        errors: Iterable[type[Exception]] = (),
+        settings: Settings | None = None,
+    ) -> None:
+        self.name = _checked(name, "app")
+        self._settings = settings
+        self._errors = ErrorRegistry(errors)
+        self._workflows: dict[str, WorkflowCode] = {}
+        self._steps: set[str] = set()
+        self._queues: dict[str, Queue] = {"default": Queue(name, "default")}
+
+    def __repr__(self) -> str:
+        return f"<App {self.name}: {len(self._workflows)} workflows>"
+
+    @property
+    def code(self) -> Code:
+        """What a worker needs to run this app."""
+        return Code(self.name, dict(self._workflows), tuple(self._queues), self._errors)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings given, else those of the environment."""
+        return self._settings or Settings.from_environment()
+
+    def client(self, settings: Settings | None = None) -> Client:
+        """A client of this app: ``async with app.client() as client:``."""
+        return Client(settings or self.settings, code=self.code)
+
+    def blocking_client(self, settings: Settings | None = None) -> BlockingClient:
+        """The same for code that is not async: ``with app.blocking_client() as client:``."""
+        return BlockingClient(settings or self.settings, code=self.code)
+
+    # --- declaring
+
+    def queue(self, name: str, **limits: Any) -> Queue:
+        """Declare a queue. ``default`` is always there.
+
+        Limits (concurrency, rate, partitions) are not built yet and are refused, so that no queue
+        seems limited that is not.
+        """
+        if limits:
+            raise ConfigurationError(
+                f"queue {name}: {', '.join(sorted(limits))} can't be set yet: this version of "
+                "Rowlock has queues with names and priorities only. Leave it out; nothing was "
+                "declared."
+            )
+        _checked(name, "queue")
+        return self._queues.setdefault(name, Queue(self.name, name))
+
+    @overload
+    def workflow(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    @overload
+    def workflow(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
+    @overload
+    def workflow(  # type: ignore[misc]
+        self, *, name: str | None = None, queue: Queue | str | None = None
+    ) -> WorkflowDecorator: ...
+
+    def workflow(  # type: ignore[misc]
+        self,
+        function: Any = None,
+        /,
+        *,
+        name: str | None = None,
+        queue: Queue | str | None = None,
+    ) -> Any:
+        """Register a function, async or not, as a workflow.
+
+        ``name``: how callers name it; the function's own by default. ``queue``: where its runs
+        wait; ``default`` by default.
+        """
+
+        def register(function: Callable[..., Any]) -> Workflow[..., Any]:
+            workflow_name = _checked(name or function.__name__, "workflow")
+            if workflow_name in self._workflows:
+                raise ConfigurationError(
+                    f"app {self.name} has two workflows named {workflow_name}; give one a name=…"
+                )
+            code = WorkflowCode(
+                workflow_name,
+                self._queue_name(queue),
+                function,
+                _is_async(function),
+                Inputs.of(function),
+                Shape(_returns(function), f"the result of workflow {workflow_name}"),
+            )
+            self._workflows[workflow_name] = code
+            return Workflow(code, function)
+
+        return register if function is None else register(function)
+
+    @overload
+    def step(  # type: ignore[overload-overlap]
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncStep[P, R]: ...
+    @overload
+    def step(self, function: Callable[P, R], /) -> SyncStep[P, R]: ...
+    @overload
+    def step(  # type: ignore[misc]
+        self, *, name: str | None = None, retry: Retry = ONCE, timeout: Duration | None = None
+    ) -> StepDecorator: ...
+
+    def step(  # type: ignore[misc]
+        self,
+        function: Any = None,
+        /,
+        *,
+        name: str | None = None,
+        retry: Retry = ONCE,
+        timeout: Duration | None = None,
+    ) -> Any:
+        """Make a function a step: called in a run it is executed once and recorded.
+
+        ``retry``: how often and when to try again. ``timeout``: seconds or timedelta for one
+        attempt; an async step is cancelled then, a sync one abandoned.
+        """
+
+        def register(function: Callable[..., Any]) -> Any:
+            step_name = self._step_name(name or function.__name__)
+            shape = Shape(_returns(function), f"the result of step {step_name}")
+            _check_timeout(step_name, timeout)
+            kind = AsyncStep if _is_async(function) else SyncStep
+            return kind(step_name, function, shape, retry, timeout)
+
+        return register if function is None else register(function)
+
+    @overload
+    def transaction(  # type: ignore[overload-overlap]
+        self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /
+    ) -> AsyncTransaction[P, R]: ...
+    @overload
+    def transaction(  # type: ignore[misc]
+        self, function: Callable[Concatenate[Any, P], R], /
+    ) -> SyncTransaction[P, R]: ...
+    @overload
+    def transaction(  # type: ignore[misc]
+        self,
+        *,
+        name: str | None = None,
+        retry: Retry = ONCE,
+        timeout: Duration | None = None,
+        isolation: str = "read committed",
+    ) -> TransactionDecorator: ...
+
+    def transaction(  # type: ignore[misc]
+        self,
+        function: Any = None,
+        /,
+        *,
+        name: str | None = None,
+        retry: Retry = ONCE,
+        timeout: Duration | None = None,
+        isolation: str = "read committed",
+    ) -> Any:
+        """Make a function a transaction: its writes commit together with its checkpoint.
+
+        Its first parameter is the connection (psycopg's AsyncConnection, for a plain function
+        Connection), inside a transaction that Rowlock begins and ends; callers leave it out.
+        ``isolation``: read committed, repeatable read or serializable; conflicts are tried again.
+        """
+
+        def register(function: Callable[..., Any]) -> Any:
+            step_name = self._step_name(name or function.__name__)
+            if not inspect.signature(function).parameters:
+                raise ConfigurationError(
+                    f"transaction {step_name} needs a first parameter: the connection to write with"
+                )
+            if isolation not in ISOLATION_LEVELS:
+                raise ConfigurationError(
+                    f"transaction {step_name}: isolation must be one of "
+                    f"{', '.join(ISOLATION_LEVELS)}, not {isolation!r}"
+                )
+            shape = Shape(_returns(function), f"the result of transaction {step_name}")
+            _check_timeout(step_name, timeout)
+            kind = AsyncTransaction if _is_async(function) else SyncTransaction
+            return kind(step_name, function, shape, retry, timeout, isolation)
+
+        return register if function is None else register(function)
+
+    # --- in a run: awaited in async workflows, `.wait()` in sync ones
+
+    def sleep(self, duration: Duration) -> Call[None]:
+        """Go on after a while (seconds or timedelta). More than a second costs no slot."""
+        seconds = seconds_of(duration)
+        if not 0 <= seconds < 100 * 365 * 86400:
+            raise ConfigurationError(f"can't sleep for {duration}: from 0 s to a hundred years")
+        return CommandCall(Sleep(seconds))
+
+    def timeout(self, duration: Duration) -> TimeoutScope:
+        """``async with app.timeout(…):`` cancels its inside in time and raises TimeoutError."""
+        seconds = seconds_of(duration)
+        if not 0 <= seconds < 100 * 365 * 86400:
+            raise ConfigurationError(f"a timeout of {duration} can't be: 0 s to a hundred years")
+        return TimeoutScope(seconds)
+
+    def now(self) -> Call[datetime]:
+        """The time (PostgreSQL's, UTC), recorded: a replay sees the same."""
+        return CommandCall(Note("now", TIME))
+
+    def uuid(self) -> Call[UUID]:
+        """A random UUID, recorded: a replay sees the same."""
+        return CommandCall(Note("uuid", IDENTITY))
+
+    def random(self) -> Call[float]:
+        """A random number in [0, 1), recorded: a replay sees the same."""
+        return CommandCall(Note("random", NUMBER))
+
+    @overload
+    def run_step(
+        self,
+        name: str,
+        function: Callable[P, Coroutine[Any, Any, R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Call[R]: ...
+    @overload
+    def run_step(
+        self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Call[R]: ...
+
+    def run_step(
+        self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Run a function that you can't decorate as a step named ``name``.
+
+        A plain function runs in a thread. Its result is stored as the function's return
+        annotation says, or as plain JSON where it has none.
+        """
+        _checked(name, "step")
+        try:
+            annotation = _returns(function)
+        except (ConfigurationError, TypeError, ValueError):
+            annotation = Any  # such as a builtin without a signature
+        return CommandCall(
+            ExecuteStep(
+                name,
+                Shape(annotation, f"the result of step {name}"),
+                function,
+                _is_async(function),
+                args,
+                kwargs,
+                ONCE,
+            )
+        )
+
+    def start_child(
+        self,
+        call: WorkflowCall[R],
+        *,
+        key: str | None = None,
+        queue: Queue | str | None = None,
+        priority: int | None = None,
+        attributes: dict[str, Any] | None = None,
+    ) -> StartCall[R]:
+        """Start a child run without waiting for it; gives its handle.
+
+        ``key``: if a run with it exists, that one is the child. ``priority``: 0 first to 100 last;
+        the parent's by default. ``attributes``: JSON to search runs by.
+        """
+        text = None if attributes is None else ATTRIBUTES.store(attributes)
+        queue_name = None if queue is None else self._queue_name(queue)
+        return StartCall(
+            call,
+            call.start_command(key=key, queue=queue_name, priority=priority, attributes=text),
+        )
+
+    # --- checks
+
+    def _queue_name(self, queue: Queue | str | None) -> str:
+        if queue is None:
+            return "default"
+        name = queue.name if isinstance(queue, Queue) else queue
+        if name not in self._queues or (isinstance(queue, Queue) and queue.app != self.name):
+            raise ConfigurationError(
+                f"app {self.name} has no queue {name}; declare it first: "
+                f'{self.name}.queue("{name}")'
+            )
+        return name
+
+    def _step_name(self, name: str) -> str:
+        _checked(name, "step")
+        if name in self._steps:
+            raise ConfigurationError(
+                f"app {self.name} has two steps named {name}; give one a name=…"
+            )
+        self._steps.add(name)
+        return name
+
+
+ATTRIBUTES = Shape(dict[str, Any], "attributes")
+
+
+def _checked(name: str, what: str) -> str:
+    if not name or len(name) > MOST_NAME_CHARS or not name.isprintable():
+        raise ConfigurationError(
+            f"{what} name {name[:50]!r}: use 1 to {MOST_NAME_CHARS} printable characters"
+        )
+    return name
+
+
+def _check_timeout(name: str, timeout: Duration | None) -> None:
+    if timeout is not None and not seconds_of(timeout) > 0:
+        raise ConfigurationError(f"step {name}: a timeout must be more than 0, not {timeout}")
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        raise ConfigurationError(
+            f"{function.__qualname__} is a generator; steps and workflows return one value"
+        )
+    if inspect.ismethod(function):
+        raise ConfigurationError(
+            f"{function.__qualname__} is a bound method: another process would not have its "
+            "object. Use a function or a staticmethod and pass what it needs as arguments."
+        )
+    return inspect.iscoroutinefunction(function)
+
+
+def _returns(function: Callable[..., Any]) -> Any:
+    return hints_of(function).get("return", Any)
+
+
+__all__ = ["App", "Queue"]

@@ -1,0 +1,155 @@
+"""The client for code that is not async.
+
+One implementation: the async client, in a loop of its own in a thread; each method here hands its
+call over and waits. Only a start in the caller's own transaction runs in the caller's thread,
+because that is where his connection is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterable, Mapping
+from datetime import timedelta
+from typing import Any, Generic, Self, TypeVar
+from uuid import UUID
+
+from rowlock.client import Client, Run, RunInfo
+from rowlock.errors import MisplacedCall
+from rowlock.model.code import Code
+from rowlock.settings import Settings
+from rowlock.store.connection import Connection, translated
+from rowlock.store.statements import START, StepRow
+from rowlock.workflow import WorkflowCall
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class BlockingRun(Generic[R]):
+    """A handle on one run; each method waits. See :class:`rowlock.client.Run`."""
+
+    def __init__(self, client: BlockingClient, run: Run[R]) -> None:
+        self._client = client
+        self._run = run
+        self.id = run.id
+
+    def __repr__(self) -> str:
+        return f"<run {self.id}>"
+
+    def info(self) -> RunInfo:
+        return self._client._wait(self._run.info())
+
+    def status(self) -> str:
+        return self._client._wait(self._run.status())
+
+    def result(self, timeout: timedelta | float | None = None) -> R:
+        return self._client._wait(self._run.result(timeout))
+
+    def steps(self) -> list[StepRow]:
+        return self._client._wait(self._run.steps())
+
+    def resume(self) -> None:
+        self._client._wait(self._run.resume())
+
+
+class BlockingClient:
+    """See :class:`rowlock.client.Client`: ``with app.blocking_client() as client:``."""
+
+    def __init__(
+        self,
+        where: Settings | str | None = None,
+        *,
+        app: str | None = None,
+        code: Code | None = None,
+    ) -> None:
+        self._client = Client(where, app=app, code=code)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="rowlock-client", daemon=True
+        )
+        self._thread.start()
+        try:
+            self._wait(self._client.__aenter__())
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._loop is None or self._thread is None:
+            return
+        try:
+            self._wait(self._client.__aexit__())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+            self._loop = self._thread = None
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._loop is None:
+            work.close()
+            raise MisplacedCall(
+                "the client is not open: use `with app.blocking_client() as client:`"
+            )
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def start(
+        self,
+        call: WorkflowCall[R],
+        *,
+        key: str | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        delay: timedelta | float | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        connection: Connection[Any] | None = None,
+    ) -> BlockingRun[R]:
+        """Start a run; see :meth:`rowlock.client.Client.start`."""
+        if connection is None:
+            started = self._client.start(
+                call, key=key, queue=queue, priority=priority, delay=delay, attributes=attributes
+            )
+            return BlockingRun(self, self._wait(started))
+        parameters = self._client._start_parameters(
+            call, key=key, queue=queue, priority=priority, delay=delay, attributes=attributes
+        )
+        with translated():
+            row = connection.execute(START.sql, parameters).fetchone()
+        assert row is not None
+        return BlockingRun(self, Run(self._client, row[0], call.result))
+
+    def start_many(
+        self,
+        calls: Iterable[WorkflowCall[R]],
+        *,
+        keys: Iterable[str | None] | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        delay: timedelta | float | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> list[BlockingRun[R]]:
+        """Start many runs; see :meth:`rowlock.client.Client.start_many`."""
+        started = self._wait(
+            self._client.start_many(
+                calls, keys=keys, queue=queue, priority=priority, delay=delay, attributes=attributes
+            )
+        )
+        return [BlockingRun(self, run) for run in started]
+
+    def run(self, run_id: UUID | str, workflow: Any = None) -> BlockingRun[Any]:
+        """A handle on a run by its id."""
+        return BlockingRun(self, self._client.run(run_id, workflow))
+
+    def runs(self, **filters: Any) -> list[RunInfo]:
+        """A page of runs, newest first; see :meth:`rowlock.client.Client.runs`."""
+        return self._wait(self._client.runs(**filters))
+
+    def promote(self, version: str) -> None:
+        """Let a registered version take all runs that are not pinned yet."""
+        self._wait(self._client.promote(version))

@@ -1,0 +1,1 @@
+"""Pure: values in, values out; no I/O, no clock."""

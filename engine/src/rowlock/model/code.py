@@ -1,0 +1,32 @@
+"""What a worker carries: the workflows of one app as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rowlock.model.failure import ErrorRegistry
+from rowlock.model.values import Inputs, Shape
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowCode:
+    """One registered function, and how its arguments and its result are stored."""
+
+    name: str
+    queue: str
+    function: Callable[..., Any]
+    is_async: bool
+    inputs: Inputs
+    result: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One app: its workflows by name, its queues, and the errors it can raise again."""
+
+    app: str
+    workflows: Mapping[str, WorkflowCode]
+    queues: tuple[str, ...]
+    errors: ErrorRegistry

@@ -1,0 +1,161 @@
+"""Takes ready runs for this worker, never more than it has free slots, and loads them.
+
+Polling is the truth; being told (a notification, the own journal, a round of tending) only
+shortens the wait. A worker that finds nothing says that it listens, then looks once more: whoever
+starts a run after that look sees the flag and tells it.
+
+Reads and writes: store's CLAIM, HISTORY, OUTCOMES.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+from uuid import UUID
+
+from rowlock.errors import Disconnected
+from rowlock.settings import Settings
+from rowlock.store.connection import Backoff, Session, Statement
+from rowlock.store.statements import CLAIM, HISTORY, OUTCOMES, Claimed, Ended, Remembered
+
+T = TypeVar("T")
+
+MOST_CLAIMS = 200
+BUSY_STREAK = 5
+"""After so many claims in a row that found work, the worker stops listening."""
+
+
+class Slots(Protocol):
+    """How much room there is."""
+
+    def free(self) -> int: ...
+    async def wait_for(self, wanted: int, timeout_s: float | None) -> None: ...
+
+
+class Claimer:
+    """See the module's text; :meth:`run` claims until cancelled or told to stop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        session: Session,
+        *,
+        worker_id: int,
+        app: str,
+        queues: list[str] | None,
+        slots: Slots,
+        load: Callable[[Claimed, list[Remembered], dict[UUID, Ended]], None],
+    ) -> None:
+        self._settings = settings
+        self._session = session
+        self._worker_id = worker_id
+        self._app = app
+        self._queues = queues
+        self._slots = slots
+        self._load = load
+        self._poked = asyncio.Event()
+        self._listening = False
+        self._streak = 0
+        self._all_slots = max(1, slots.free())
+
+    def poke(self) -> None:
+        """There may be work: look now."""
+        self._poked.set()
+
+    async def run(self) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                found = await self._claim()
+                backoff.reset()
+            except Disconnected:
+                await asyncio.sleep(backoff.next_s())
+                continue
+            if found:
+                self._streak += 1
+                if self._streak >= BUSY_STREAK:
+                    self._listening = False
+                continue
+            self._streak = 0
+            if not self._listening:
+                # Say so first; the next look is the one that counts.
+                self._listening = True
+                self._poked.set()
+                await self._say_listening()
+                continue
+            await self._pause()
+
+    async def _say_listening(self) -> None:
+        try:
+            await self._ask(0)
+        except Disconnected:
+            self._listening = False
+
+    async def _pause(self) -> None:
+        wait_s = self._settings.poll_seconds * random.uniform(0.8, 1.2)
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._poked.wait()
+        except TimeoutError:
+            pass
+
+    async def _claim(self) -> int:
+        # A few free slots at a time would be a claim for every run: wait for a handful, briefly.
+        if self._slots.free() < 1:
+            await self._slots.wait_for(1, None)
+        if self._streak and self._slots.free() < self._all_slots // 4:
+            await self._slots.wait_for(self._all_slots // 4, 0.005)
+        self._poked.clear()
+        claimed = await self._ask(min(self._slots.free(), MOST_CLAIMS))
+        if not claimed:
+            return 0
+        remembered, outcomes = await self._remember([c for c in claimed if c.epoch > 1])
+        for one in claimed:
+            self._load(one, remembered[one.run_id], outcomes)
+        return len(claimed)
+
+    async def _ask(self, want: int) -> list[Claimed]:
+        queues = self._queues
+        if queues is not None and len(queues) > 1:
+            queues = random.sample(queues, len(queues))
+        return await self._session.rows(
+            CLAIM,
+            {
+                "worker": self._worker_id,
+                "app": self._app,
+                "version": self._settings.version,
+                "queues": queues,
+                "want": want,
+                "listening": self._listening and not self._settings.pgbouncer,
+            },
+        )
+
+    async def _remember(
+        self, claimed: list[Claimed]
+    ) -> tuple[dict[UUID, list[Remembered]], dict[UUID, Ended]]:
+        """The histories of runs that were here or elsewhere before, and what they waited for."""
+        by_run: dict[UUID, list[Remembered]] = defaultdict(list)
+        if not claimed:
+            return by_run, {}
+        for one in await self._persist(
+            HISTORY,
+            {"runs": [c.run_id for c in claimed], "generations": [c.generation for c in claimed]},
+        ):
+            by_run[one.run_id].append(one)
+        awaited = [r.on_run_id for rows in by_run.values() for r in rows if r.on_run_id is not None]
+        if not awaited:
+            return by_run, {}
+        ended = await self._persist(OUTCOMES, {"runs": awaited})
+        return by_run, {one.run_id: one for one in ended}
+
+    async def _persist(self, statement: Statement[T], parameters: Mapping[str, Any]) -> list[T]:
+        """These runs are ours already: ask until answered."""
+        backoff = Backoff()
+        while True:
+            try:
+                return await self._session.rows(statement, parameters)
+            except Disconnected:
+                await asyncio.sleep(backoff.next_s())

@@ -1,0 +1,46 @@
+"""Where the calling code is: in a run, in a step, or in neither.
+
+In an async run the running loop says so. A sync run's thread and everything inside a step are
+known by a context variable, which the threads and tasks they start inherit.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from rowlock.runtime.branches import RunLoop
+
+if TYPE_CHECKING:
+    from rowlock.runtime.execution import Execution
+    from rowlock.runtime.threads import WorkflowThread
+
+_step: ContextVar[str | None] = ContextVar("rowlock_step", default=None)
+_thread: ContextVar[WorkflowThread | None] = ContextVar("rowlock_thread", default=None)
+
+
+def enter_step(name: str) -> None:
+    """What runs in this context from here on is the inside of a step."""
+    _step.set(name)
+    _thread.set(None)
+
+
+def enter_thread(thread: WorkflowThread) -> None:
+    """What runs in this context from here on is a sync workflow."""
+    _thread.set(thread)
+
+
+def execution() -> Execution | None:
+    """The run whose async code is running here."""
+    loop = RunLoop.current()
+    return loop.execution if loop is not None else None
+
+
+def thread() -> WorkflowThread | None:
+    """The sync workflow that is running here."""
+    return _thread.get()
+
+
+def step() -> str | None:
+    """The name of the step whose inside this is."""
+    return None if RunLoop.current() is not None else _step.get()

@@ -1,0 +1,197 @@
+"""The one writer of a worker process: every durable write of all its runs, in shared commits.
+
+Entries go into one list; whenever the connection is free, the list is flushed as one
+transaction. There is no timer: an idle journal writes at once, a busy one shares. Nobody is
+answered before the commit that holds his entry is acknowledged.
+
+When the connection is lost in mid-flush nobody knows whether it committed: the same batch is sent
+again, marked as retrying, and the database says what stands there. An entry that PostgreSQL
+refuses fails alone: the others of its batch are sent again without it.
+
+Reads: entries that executions add.  Writes: store's JOURNAL statement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rowlock.settings import Settings
+from rowlock.store.connection import Backoff, Disconnected, Poisoned, Session
+from rowlock.store.entries import Entry, Finish, Release, Step, Suspend, parameters, size_of
+from rowlock.store.statements import JOURNAL, Answer
+
+log = logging.getLogger("rowlock.journal")
+
+MOST_BYTES = 4 * 1024 * 1024
+CLOSING_AFTER_S = 0.3
+
+WRITTEN, RECORDED, AGAIN, LOOK, LOST, REFUSED = (
+    "written",
+    "recorded",
+    "again",
+    "look",
+    "lost",
+    "refused",
+)
+
+Done = Callable[[str, Any], None]
+"""Told the verdict on an entry and its detail."""
+
+
+@dataclass(slots=True)
+class _Item:
+    entry: Entry
+    done: Done
+    added_at: float
+    is_dropped: Callable[[], bool] = field(repr=False)
+
+
+class WorkerGone(Exception):
+    """The database no longer knows this worker: its runs belong to others."""
+
+
+class Journal:
+    """See the module's text. Add entries with :meth:`add`; :meth:`run` writes until cancelled."""
+
+    def __init__(
+        self, settings: Settings, worker_id: int, *, on_ready: Callable[[], None] = lambda: None
+    ) -> None:
+        self._settings = settings
+        self._worker_id = worker_id
+        self._session = Session(settings, "journal", timeout_s=settings.lease_seconds)
+        self._items: deque[_Item] = deque()
+        self._wanted = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._on_ready = on_ready
+        self.batches = 0
+        self.entries = 0
+
+    def add(self, entry: Entry, done: Done, is_dropped: Callable[[], bool] = lambda: False) -> None:
+        """Write an entry with the next commit, and tell ``done``.
+
+        Entries of one run are written in the order in which they are added. One whose
+        ``is_dropped`` turns true before it is sent is forgotten without a word.
+        """
+        now = asyncio.get_running_loop().time()
+        self._items.append(_Item(entry, done, now, is_dropped))
+        self._idle.clear()
+        self._wanted.set()
+
+    async def flushed(self) -> None:
+        """Return when everything added so far has been written."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Write until cancelled. Raises WorkerGone when the worker was declared dead."""
+        try:
+            while True:
+                if not self._items:
+                    self._wanted.clear()
+                    self._idle.set()
+                    await self._wanted.wait()
+                batch = self._take()
+                if batch:
+                    leftovers = await self._write(batch)
+                    if leftovers:
+                        self._items.extendleft(reversed(leftovers))
+                        if len(leftovers) == len(batch):
+                            # Nothing moved: give whoever holds the locks time to let go.
+                            await asyncio.sleep(random.uniform(0.002, 0.02))
+        finally:
+            await self._session.close()
+
+    def _take(self) -> list[_Item]:
+        batch: list[_Item] = []
+        size = 0
+        while self._items and len(batch) < self._settings.max_batch and size < MOST_BYTES:
+            item = self._items.popleft()
+            if item.is_dropped():
+                continue
+            batch.append(item)
+            size += size_of(item.entry)
+        return batch
+
+    async def _write(self, batch: list[_Item]) -> list[_Item]:
+        """Write a batch and tell everyone; gives back what must come again, in order."""
+        now = asyncio.get_running_loop().time()
+        for item in batch:
+            if isinstance(item.entry, Finish) and now - item.added_at > CLOSING_AFTER_S:
+                item.entry.closing = True
+        try:
+            answers = await self._send(batch)
+        except Poisoned:
+            return await self._write_apart(batch)
+        leftovers: list[_Item] = []
+        for number, item in enumerate(batch):
+            answer = answers.get(number)
+            verdict, detail = (WRITTEN, None) if answer is None else (answer.verdict, answer.detail)
+            if verdict == AGAIN and not isinstance(item.entry, Suspend):
+                leftovers.append(item)
+            else:
+                item.done(verdict, detail)
+        return leftovers
+
+    async def _write_apart(self, batch: list[_Item]) -> list[_Item]:
+        """One of these is poison: write each alone, so that only that one fails."""
+        leftovers: list[_Item] = []
+        for item in batch:
+            if item.is_dropped():
+                continue
+            try:
+                answers = await self._send([item], retrying=True)
+            except Poisoned as error:
+                log.error("PostgreSQL refused an entry of run %s: %s", item.entry.run, error)
+                item.done(REFUSED, str(error))
+                continue
+            answer = answers.get(0)
+            if (
+                answer is not None
+                and answer.verdict == AGAIN
+                and not isinstance(item.entry, Suspend)
+            ):
+                leftovers.append(item)
+            else:
+                item.done(*((WRITTEN, None) if answer is None else (answer.verdict, answer.detail)))
+        return leftovers
+
+    async def _send(self, batch: list[_Item], *, retrying: bool = False) -> dict[int, Answer]:
+        """Send until the database has answered; what a lost connection did is asked for."""
+        backoff = Backoff()
+        entries = [item.entry for item in batch]
+        while True:
+            try:
+                answers = await self._session.rows(
+                    JOURNAL, parameters(self._worker_id, entries, retrying=retrying)
+                )
+            except Disconnected as error:
+                pause_s = backoff.next_s()
+                log.warning("the journal lost its connection, again in %.1f s: %s", pause_s, error)
+                retrying = True
+                await asyncio.sleep(pause_s)
+                continue
+            self.batches += 1
+            self.entries += len(entries)
+            found: dict[int, Answer] = {}
+            busy = False
+            for answer in answers:
+                if answer.number >= 0:
+                    found[answer.number] = answer
+                elif answer.verdict == "gone":
+                    raise WorkerGone
+                elif answer.verdict == "again":
+                    busy = True
+                else:
+                    self._on_ready()
+            if busy:
+                await asyncio.sleep(random.uniform(0.005, 0.05))
+                continue
+            if any(isinstance(e, Release) or (isinstance(e, Step) and e.child) for e in entries):
+                self._on_ready()
+            return found

@@ -1,0 +1,111 @@
+"""One worker process from start to exit: signals, threads, tenures one after the other.
+
+SIGTERM drains: it stops claiming, lets its runs finish within the grace, hands back the rest and
+exits 0. A second one stops at once. When the lease is lost a new tenure begins; nothing of the old
+one is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from rowlock.model.code import Code
+from rowlock.runtime.tenure import Tenure, WorkerOptions
+from rowlock.settings import Settings
+
+log = logging.getLogger("rowlock.worker")
+
+TICK_S = 0.5
+MOST_THREADS = 64
+
+OnStatus = Callable[[str, int], None]
+"""Told ``starting``, ``ready``, ``lost`` or ``draining``, and how many runs are loaded."""
+
+
+class WorkerProcess:
+    """See the module's text."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        code: Code,
+        options: WorkerOptions,
+        *,
+        on_status: OnStatus = lambda _status, _loaded: None,
+    ) -> None:
+        self._settings = settings
+        self._code = code
+        self._options = options
+        self._on_status = on_status
+        self._draining = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._tenure: Tenure | None = None
+
+    def drain(self) -> None:
+        """Finish what runs, take nothing new; called again: stop now."""
+        if self._draining.is_set():
+            self._stopping.set()
+        self._draining.set()
+
+    @property
+    def tenure(self) -> Tenure | None:
+        """The present registration, if there is one."""
+        return self._tenure
+
+    async def run(self, *, signals: bool = True) -> None:
+        """Work until drained."""
+        clock = asyncio.get_running_loop()
+        if signals:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                clock.add_signal_handler(number, self.drain)
+        threads = ThreadPoolExecutor(
+            max_workers=min(MOST_THREADS, self._options.slots + 4),
+            thread_name_prefix="rowlock-step",
+        )
+        ticking = asyncio.create_task(self._tick())
+        draining = asyncio.create_task(self._draining.wait())
+        try:
+            while not self._draining.is_set():
+                beginning = asyncio.create_task(
+                    Tenure.begin(self._settings, self._code, self._options, threads)
+                )
+                await asyncio.wait([beginning, draining], return_when=asyncio.FIRST_COMPLETED)
+                if not beginning.done():
+                    beginning.cancel()
+                    break
+                self._tenure = await beginning
+                await self._tenure.serve(self._draining, self._stopping)
+        finally:
+            ticking.cancel()
+            draining.cancel()
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _tick(self) -> None:
+        """Report the state, and notice when the loop was blocked: the lease hangs on it."""
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = time.monotonic()
+            late_s = now - last - TICK_S
+            last = now
+            tenure = self._tenure
+            if late_s > self._settings.lease_seconds / 6:
+                log.warning(
+                    "the event loop was blocked for %.1f s (lease %.0f s): workflow code or a step "
+                    "holds the interpreter. Running: %s",
+                    late_s,
+                    self._settings.lease_seconds,
+                    "; ".join(tenure.steps.running()) if tenure else "nothing",
+                )
+            if self._draining.is_set():
+                status = "draining"
+            elif tenure is None:
+                status = "starting"
+            else:
+                status = "ready" if tenure.is_trusted else "lost"
+            self._on_status(status, tenure.loaded if tenure else 0)

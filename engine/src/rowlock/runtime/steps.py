@@ -1,0 +1,329 @@
+"""Carries out steps: calls the function, tries again as its policy says, reports the end.
+
+The inside of a step is outside the run: it runs in a task (or thread) of its own, where asyncio is
+what it always is. A sync step that takes longer than its timeout is abandoned: its thread can't be
+stopped, but its late result is thrown away.
+
+Reads: commands.  Writes: through the execution that asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any
+
+from rowlock.errors import InvalidValue, StepTimeout
+from rowlock.model.commands import ExecuteStep, ExecuteTransaction
+from rowlock.model.failure import Failure
+from rowlock.runtime import inside
+from rowlock.runtime.execution import IN_MEMORY_S, Execution, Request
+from rowlock.store.connection import Backoff, Disconnected, SessionPool
+from rowlock.store.statements import RECORD_FAILED_TRANSACTION, RECORDED
+from rowlock.store.transactions import (
+    AlreadyRecorded,
+    CommitUnknown,
+    NotOwned,
+    Transactions,
+    is_conflict,
+)
+from rowlock.telemetry import logs
+
+log = logging.getLogger("rowlock.step")
+
+MOST_CONFLICTS = 20
+
+
+class StepRunner:
+    """Executes the steps of all runs of one worker process."""
+
+    def __init__(self, threads: Executor, transactions: Transactions, side: SessionPool) -> None:
+        self._threads = threads
+        self._transactions = transactions
+        self._side = side
+        self._active: dict[Request, tuple[Execution, float]] = {}
+        self.abandoned = 0
+
+    def execute(self, execution: Execution, request: Request) -> None:
+        """Begin to carry out a step; the execution hears of its end."""
+        work = (
+            self._run_transaction
+            if isinstance(request.command, ExecuteTransaction)
+            else self._run_step
+        )
+        self._active[request] = (execution, time.monotonic())
+        request.task = asyncio.get_running_loop().create_task(
+            work(execution, request), context=request.context
+        )
+        request.task.add_done_callback(partial(self._on_done, execution, request))
+
+    def running(self) -> list[str]:
+        """What is being executed now, for people: step, place, run, since when."""
+        now = time.monotonic()
+        return [
+            f"step {request.command.name} at {request.place} of run {execution.run_id} "
+            f"(for {now - since:.1f} s)"
+            for request, (execution, since) in self._active.items()
+        ]
+
+    def _on_done(self, execution: Execution, request: Request, task: asyncio.Task[None]) -> None:
+        self._active.pop(request, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error(
+                "Rowlock failed around step %s",
+                request.command.name,
+                exc_info=error,
+                extra={"run": str(execution.run_id)},
+            )
+            execution.record_failure(request, Failure.of(error))
+
+    async def _run_step(self, execution: Execution, request: Request) -> None:
+        command = request.command
+        assert isinstance(command, ExecuteStep)
+        self._enter(request)
+        while True:
+            request.attempt += 1
+            began = time.perf_counter()
+            try:
+                value = await self._call(command)
+                output, value = command.shape.store_and_load(value)
+            except BaseException as error:
+                seconds = time.perf_counter() - began
+                if not await self._try_again(execution, request, error):
+                    if not request.parked and not _is_ours(execution, request, error):
+                        execution.record_failure(request, Failure.of(error), seconds=seconds)
+                    return
+            else:
+                execution.record_step(
+                    request, value=value, output=output, seconds=time.perf_counter() - began
+                )
+                return
+
+    def _enter(self, request: Request) -> None:
+        inside.enter_step(request.command.name)
+        logs.within(place=request.place, step=request.command.name, attempt=request.attempt + 1)
+
+    async def _call(self, command: ExecuteStep) -> Any:
+        function = command.function
+        if command.is_async:
+            if command.timeout_s is None:
+                return await function(*command.args, **command.kwargs)
+            try:
+                async with asyncio.timeout(command.timeout_s) as limit:
+                    return await function(*command.args, **command.kwargs)
+            except TimeoutError:
+                if limit.expired():
+                    raise StepTimeout(command.name, command.timeout_s) from None
+                raise
+        context = contextvars.copy_context()
+        future = asyncio.get_running_loop().run_in_executor(
+            self._threads, partial(context.run, function, *command.args, **command.kwargs)
+        )
+        done, _ = await asyncio.wait([future], timeout=command.timeout_s)
+        if not done:
+            self._abandon(command.name, future)
+            assert command.timeout_s is not None
+            raise StepTimeout(command.name, command.timeout_s)
+        return future.result()
+
+    def _abandon(self, name: str, future: asyncio.Future[Any]) -> None:
+        self.abandoned += 1
+        log.warning("step %s goes on in its thread after its timeout; its result is void", name)
+
+        def discard(late: asyncio.Future[Any]) -> None:
+            self.abandoned -= 1
+            if not late.cancelled():
+                late.exception()
+
+        future.add_done_callback(discard)
+
+    async def _try_again(
+        self, execution: Execution, request: Request, error: BaseException
+    ) -> bool:
+        """Whether to go on with another attempt here and now (after a short pause)."""
+        if _is_ours(execution, request, error):
+            return False
+        command = request.command
+        assert isinstance(command, ExecuteStep)
+        if isinstance(error, InvalidValue):
+            return False  # the same result would be refused again
+        pause = command.retry.after(error, request.attempt, random.random())
+        if pause is None:
+            return False
+        delay_s = pause.total_seconds()
+        log.info(
+            "attempt %d of step %s failed, again in %.2f s: %s: %s",
+            request.attempt,
+            command.name,
+            delay_s,
+            type(error).__name__,
+            error,
+            extra={"attempt": request.attempt},
+        )
+        if delay_s > IN_MEMORY_S:
+            execution.park_retry(request, delay_s, Failure.of(error))
+            return False
+        await asyncio.sleep(delay_s)
+        logs.within(attempt=request.attempt + 1)
+        return True
+
+    # --- transactions
+
+    async def _run_transaction(self, execution: Execution, request: Request) -> None:
+        command = request.command
+        assert isinstance(command, ExecuteTransaction)
+        self._enter(request)
+        conflicts = 0
+        backoff = Backoff()
+        while True:
+            request.attempt += 1
+            began = time.perf_counter()
+            try:
+                await self._transact(execution, request, command, began)
+            except NotOwned:
+                execution.lost()
+                return
+            except (AlreadyRecorded, CommitUnknown, Disconnected) as error:
+                # An earlier try may stand there. Not there does not mean it never will be: the
+                # next try waits for it on the step's key, and then finds it.
+                if not isinstance(error, AlreadyRecorded):
+                    await asyncio.sleep(backoff.next_s())
+                if await self._adopt(execution, request):
+                    return
+                request.attempt -= 1
+            except BaseException as error:
+                seconds = time.perf_counter() - began
+                if is_conflict(error) and conflicts < MOST_CONFLICTS:
+                    conflicts += 1
+                    request.attempt -= 1
+                    await asyncio.sleep(random.uniform(0, 0.01 * conflicts))
+                    continue
+                if not await self._try_again(execution, request, error):
+                    if not request.parked and not _is_ours(execution, request, error):
+                        await self._record_failed(execution, request, Failure.of(error), seconds)
+                    return
+            else:
+                return
+
+    async def _transact(
+        self, execution: Execution, request: Request, command: ExecuteTransaction, began: float
+    ) -> None:
+        transaction = await (
+            self._transactions.asynchronous()
+            if command.is_async
+            else self._transactions.synchronous()
+        )
+        await transaction.begin(command.isolation)
+        position: int | None = None
+        try:
+            function = _in_context(command)
+            if command.timeout_s is None:
+                value = await transaction.call(function)
+            else:
+                try:
+                    async with asyncio.timeout(command.timeout_s) as limit:
+                        value = await transaction.call(function)
+                except TimeoutError:
+                    if limit.expired():
+                        raise StepTimeout(command.name, command.timeout_s) from None
+                    raise
+            output, value = command.shape.store_and_load(value)
+        except BaseException:
+            await transaction.abandon()
+            raise
+        position = execution.next_position()
+        try:
+            await transaction.finish(
+                {
+                    "run": execution.run_id,
+                    "generation": execution.generation,
+                    "epoch": execution.epoch,
+                    "place": request.place,
+                    "position": position,
+                    "name": command.name,
+                    "attempts": request.attempt,
+                    "seconds": time.perf_counter() - began,
+                    "output": output,
+                }
+            )
+        except BaseException:
+            execution.settle(position, None)
+            raise
+        execution.settle(position, request, value)
+
+    async def _adopt(self, execution: Execution, request: Request) -> bool:
+        """Deliver what stands at the place already; False when nothing does."""
+        found = await self._ask(RECORDED, execution, request, {})
+        if not found:
+            return False
+        execution.adopt(execution.next_position(), request, found[0].output, found[0].error)
+        return True
+
+    async def _record_failed(
+        self, execution: Execution, request: Request, failure: Failure, seconds: float
+    ) -> None:
+        """Record a transaction's error: after its rollback, over another connection."""
+        position = execution.next_position()
+        try:
+            found = await self._ask(
+                RECORD_FAILED_TRANSACTION,
+                execution,
+                request,
+                {
+                    "epoch": execution.epoch,
+                    "position": position,
+                    "name": request.command.name,
+                    "attempts": max(1, request.attempt),
+                    "seconds": seconds,
+                    "error": failure.to_json(),
+                },
+            )
+        except BaseException:
+            execution.settle(position, None)
+            raise
+        if not found:
+            execution.settle(position, None)
+            execution.lost()
+            return
+        execution.adopt(position, request, found[0].output, found[0].error)
+
+    async def _ask(
+        self, statement: Any, execution: Execution, request: Request, more: dict[str, Any]
+    ) -> list[Any]:
+        backoff = Backoff()
+        while True:
+            try:
+                return await self._side.rows(
+                    statement,
+                    {
+                        "run": execution.run_id,
+                        "generation": execution.generation,
+                        "place": request.place,
+                        **more,
+                    },
+                )
+            except Disconnected:
+                await asyncio.sleep(backoff.next_s())
+
+
+def _in_context(command: ExecuteTransaction) -> Callable[..., Any]:
+    """The user's function, to be called with the connection alone."""
+    if command.is_async:
+        return lambda connection: command.function(connection, *command.args, **command.kwargs)
+    context = contextvars.copy_context()
+    return lambda connection: context.run(
+        command.function, connection, *command.args, **command.kwargs
+    )
+
+
+def _is_ours(execution: Execution, request: Request, error: BaseException) -> bool:
+    """Whether we cancelled the step ourselves, because nobody waits for it any more."""
+    return isinstance(error, asyncio.CancelledError) and (
+        execution.end is not None or request.future.done()
+    )

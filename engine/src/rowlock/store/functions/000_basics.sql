@@ -1,0 +1,81 @@
+-- basics: small pieces the other functions stand on.
+
+-- uuidv7: time-ordered ids made by the server. PostgreSQL 18 has its own, older ones get the
+-- layout of RFC 9562 section 5.7 (48 bits of milliseconds, version, random).
+do $do$
+begin
+    if to_regprocedure('pg_catalog.uuidv7()') is not null then
+        create or replace function rowlock.uuidv7() returns uuid language sql volatile parallel safe
+        return pg_catalog.uuidv7();
+    else
+        create or replace function rowlock.uuidv7() returns uuid language sql volatile parallel safe
+        return encode(
+            set_bit(set_bit(
+                overlay(uuid_send(gen_random_uuid())
+                        placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
+                        from 1 for 6),
+                52, 1), 53, 1), 'hex')::uuid;
+    end if;
+end
+$do$;
+
+-- require_read_committed: each statement of our functions must see what committed before it. At
+-- a higher isolation level a lock succeeds and the look behind it is old: limits overshoot and
+-- wake-ups are lost (protocol test 4b).
+create or replace function rowlock.require_read_committed() returns void
+language plpgsql stable set search_path = pg_catalog as $$
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'Rowlock''s own transactions must be READ COMMITTED, this one is %',
+                        current_setting('transaction_isolation')
+            using errcode = 'RLI01',
+                  hint = 'Call this function in a transaction begun with ISOLATION LEVEL READ COMMITTED.';
+    end if;
+end $$;
+
+-- current_version: the code version that takes unpinned runs: the last promoted, else the last
+-- that registered for the first time. Null when no worker of the app carries a version.
+create or replace function rowlock.current_version(app text) returns text
+language sql stable set search_path = pg_catalog
+return (
+    select v.name
+      from rowlock.version as v
+     where v.app = current_version.app
+     order by v.promoted_at desc nulls last, v.registered_at desc, v.name desc
+     limit 1);
+comment on function rowlock.current_version(text) is
+    'The version that takes runs which are not pinned yet; null when the app''s workers carry none.';
+
+-- promote: from now on this version takes the unpinned runs of the app.
+create or replace function rowlock.promote(app text, version text) returns void
+language plpgsql set search_path = pg_catalog as $$
+begin
+    update rowlock.version as v
+       set promoted_at = clock_timestamp()
+     where v.app = promote.app and v.name = promote.version;
+    if not found then
+        raise exception 'app % has no version %', promote.app, promote.version
+            using errcode = 'RLN02',
+                  hint = 'A version exists once a worker that carries it has registered; see rowlock.version.';
+    end if;
+end $$;
+comment on function rowlock.promote(text, text) is
+    'Makes a registered version the current one: it takes all runs that are not pinned yet.';
+
+-- notify_idle: tell idle workers of a queue that there is work. Polling is the truth, this only
+-- shortens it: NOTIFY takes a database-wide lock at commit, so it is sent only when someone
+-- says that he listens, and to two of them, not to a herd. Two, because one may be frozen.
+create or replace function rowlock.notify_idle(p_app text, p_queue text, p_but bigint default null)
+returns void
+language plpgsql volatile set search_path = pg_catalog as $$
+begin
+    perform pg_notify('rowlock_worker_' || w.id, '')
+       from (select id
+               from rowlock.worker
+              where app = p_app and listening and not draining
+                and lease_until > clock_timestamp()
+                and (queues is null or p_queue = any (queues))
+                and id is distinct from p_but
+              order by random()
+              limit 2) as w;
+end $$;

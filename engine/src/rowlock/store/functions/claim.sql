@@ -1,0 +1,138 @@
+-- claim: take ready runs for a worker, at most as many as it has free slots.
+--
+-- One call in autocommit, in this order: (1) look for work without locks, so that pollers who
+-- find nothing never hold a lock that others need; (2) the own worker row FOR KEY SHARE, lease
+-- checked: the reaper takes it FOR UPDATE, so it either sees this claim or prevents it (4j);
+-- (3) the queue's gate, so that a limit that comes later is exact at once; (4) in a later
+-- statement, the claim: ids through ANY(ARRAY(…)), because the same as a CTE joined to the
+-- update flips to a sequential scan under a generic plan (tests/store/test_plans.py).
+-- SKIP LOCKED everywhere: nobody waits for anybody.
+
+-- ready_queues: which queues of an app have ready tasks: a loose walk over the claim's index,
+-- one probe a queue however deep the backlog.
+create or replace function rowlock.ready_queues(p_app text) returns text[]
+language sql stable
+set search_path = pg_catalog set enable_seqscan = off set enable_bitmapscan = off
+as $$
+    with recursive walk as (
+        (select t.queue from rowlock.task as t
+          where t.app = p_app and t.state = 'ready'
+          order by t.app, t.queue limit 1)
+        union all
+        select (select t.queue from rowlock.task as t
+                 where t.app = p_app and t.state = 'ready' and t.queue > walk.queue
+                 order by t.app, t.queue limit 1)
+          from walk
+         where walk.queue is not null)
+    select coalesce(array_agg(walk.queue order by random()), '{}')
+      from walk
+     where walk.queue is not null
+$$;
+
+create or replace function rowlock.claim(
+    p_worker bigint, p_app text, p_version text, p_queues text[], p_want integer, p_listening boolean)
+returns table (
+    run_id uuid, epoch integer, generation integer, created_at timestamptz, workflow text, queue text,
+    version text, key text, takeovers smallint, input text, attributes text)
+language plpgsql volatile
+set search_path = pg_catalog
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
+set enable_mergejoin = off set jit = off
+as $$
+#variable_conflict use_column
+declare
+    v_queues  text[];
+    v_queue   text;
+    v_fits    text[];
+    v_current text;
+    v_got     integer;
+begin
+    perform rowlock.require_read_committed();
+    update rowlock.worker as w set listening = p_listening
+     where w.id = p_worker and w.listening <> p_listening;
+    if p_want <= 0 then
+        return;
+    end if;
+
+    v_queues := coalesce(p_queues, rowlock.ready_queues(p_app));
+    if v_queues = '{}' then
+        return;
+    end if;
+    if p_version = '' then
+        v_fits := array(select v.name from rowlock.version as v where v.app = p_app) || '{""}'::text[];
+    elsif rowlock.current_version(p_app) = p_version then
+        v_fits := array[p_version, ''];
+    else
+        v_fits := array[p_version];
+    end if;
+
+    foreach v_queue in array v_queues loop
+        exit when p_want <= 0;
+        continue when not exists (
+            select from unnest(v_fits) as f (version)
+             where exists (select from rowlock.task as t
+                            where t.app = p_app and t.queue = v_queue and t.version = f.version
+                              and t.state = 'ready'));
+        perform 1 from rowlock.worker as w
+          where w.id = p_worker and w.lease_until > clock_timestamp() and not w.draining
+            for key share skip locked;
+        if not found then
+            return;
+        end if;
+        perform 1 from rowlock.queue_gate as g
+          where g.app = p_app and g.name = v_queue
+            for key share skip locked;
+        continue when not found;
+
+        return query
+        with claimed as (
+            update rowlock.task as t
+               set state = 'running', epoch = t.epoch + 1, worker_id = p_worker,
+                   claimed_at = clock_timestamp(),
+                   started_at = coalesce(t.started_at, clock_timestamp()),
+                   version = case when t.version = '' then p_version else t.version end
+             where t.run_id = any (array(
+                     select c.run_id
+                       from unnest(v_fits) as f (version)
+                      cross join lateral (
+                            select r.run_id, r.priority, r.due_at
+                              from rowlock.task as r
+                             where r.app = p_app and r.queue = v_queue and r.version = f.version
+                               and r.state = 'ready'
+                             order by r.app, r.queue, r.version, r.priority, r.due_at, r.run_id
+                             limit p_want
+                               for update skip locked) as c
+                      order by c.priority, c.due_at, c.run_id
+                      limit p_want))
+            returning t.run_id, t.epoch, t.generation, t.version, t.takeovers)
+        select c.run_id, c.epoch, c.generation, r.created_at, r.workflow, r.queue, c.version, r.key,
+               c.takeovers,
+               case when c.generation = 1 then r.input else g.input end::text,
+               r.attributes::text
+          from claimed as c
+          join rowlock.run as r on r.id = c.run_id
+          left join rowlock.generation as g on g.run_id = c.run_id and g.generation = c.generation;
+        get diagnostics v_got = row_count;
+        p_want := p_want - v_got;
+    end loop;
+end $$;
+
+-- history: what a run has recorded and what it waits for, for replay.
+create or replace function rowlock.history(p_runs uuid[], p_generations integer[])
+returns table (
+    run_id uuid, place text, kind text, name text, "position" integer, output text, error text,
+    due_in double precision, on_run_id uuid, attempt smallint)
+language sql stable
+set search_path = pg_catalog
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+    select s.run_id, s.place, s.kind, s.name, s.position, s.output::text, s.error::text,
+           null::double precision, null::uuid, s.attempts
+      from unnest(p_runs, p_generations) as a (run_id, generation)
+      join rowlock.step as s on s.run_id = a.run_id and s.generation = a.generation
+    union all
+    select w.run_id, w.place, w.kind, null, null, null, w.error::text,
+           extract(epoch from w.due_at - clock_timestamp())::double precision, w.on_run_id, w.attempt
+      from unnest(p_runs, p_generations) as a (run_id, generation)
+      join rowlock.wait as w on w.run_id = a.run_id and w.generation = a.generation
+$$;

@@ -1,0 +1,166 @@
+-- start, start_many: accept work. What start returned, or the caller's own transaction
+-- committed, reaches an outcome.
+--
+-- Only inserts: a caller who leaves the transaction open holds up nobody but another start with
+-- the same key. Key first, then run, then task; keys in sorted order, so that two callers with
+-- the same keys in opposite order cannot deadlock (7d). plpgsql, not one statement with CTEs:
+-- whoever waited for another's key must see that row afterwards (7b).
+
+create or replace function rowlock.resolve_app(app text) returns text
+language plpgsql stable set search_path = pg_catalog as $$
+declare
+    v_apps text[];
+begin
+    if resolve_app.app is not null then
+        return resolve_app.app;
+    end if;
+    v_apps := array(select distinct w.app from rowlock.workflow as w order by 1 limit 10);
+    if cardinality(v_apps) = 1 then
+        return v_apps[1];
+    end if;
+    raise exception 'which app is meant is not clear: %',
+                    case when cardinality(v_apps) = 0 then 'none has registered yet'
+                         else 'there are ' || array_to_string(v_apps, ', ') end
+        using errcode = 'RLA01', hint = 'Name it: app => ''…''.';
+end $$;
+
+create or replace function rowlock.start_many(runs jsonb, app text default null)
+returns setof uuid
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+#variable_conflict use_column
+declare
+    v_app    text := rowlock.resolve_app(start_many.app);
+    v_now    timestamptz := clock_timestamp();
+    v_bad    record;
+    v_keys   text[];
+    v_ids    uuid[];
+    v_queue  text;
+begin
+    if jsonb_typeof(start_many.runs) is distinct from 'array' then
+        raise exception 'runs must be a JSON array of objects, not %',
+                        coalesce(jsonb_typeof(start_many.runs), 'null')
+            using errcode = 'RLV01', hint = 'For example [{"workflow": "fulfil", "input": {}}].';
+    end if;
+
+    -- Refuse before anything is written.
+    select x.n, x.why, x.code, x.hint into v_bad
+      from (
+        select e.n,
+               case when jsonb_typeof(e.v) <> 'object' then 'is not an object'
+                    when jsonb_typeof(e.v -> 'workflow') is distinct from 'string' or e.v ->> 'workflow' = ''
+                        then 'names no workflow'
+                    when length(e.v ->> 'workflow') > 200 then 'has a workflow name longer than 200 characters'
+                    when jsonb_typeof(e.v -> 'input') not in ('object', 'null')
+                        then 'has an input that is not a JSON object of the workflow''s arguments by name'
+                    when jsonb_typeof(e.v -> 'key') not in ('string', 'null') or e.v ->> 'key' = ''
+                        then 'has a key that is not a text'
+                    when octet_length(e.v ->> 'key') > 1000 then 'has a key longer than 1000 bytes'
+                    when jsonb_typeof(e.v -> 'attributes') not in ('object', 'null')
+                        then 'has attributes that are not a JSON object'
+                    when jsonb_typeof(e.v -> 'priority') not in ('number', 'null')
+                         or (jsonb_typeof(e.v -> 'priority') = 'number'
+                             and (e.v -> 'priority')::numeric not between 0 and 100)
+                        then 'has a priority that is not between 0 (first) and 100 (last)'
+                    when e.v ? 'delay' and e.v ? 'start_at' and e.v ->> 'delay' is not null
+                         and e.v ->> 'start_at' is not null then 'has both delay and start_at'
+               end as why,
+               'RLV01' as code, 'Nothing was started.' as hint
+          from jsonb_array_elements(start_many.runs) with ordinality as e (v, n)
+        union all
+        select min(e.n), 'names queue ' || (e.v ->> 'queue') || ', which app ' || v_app || ' does not have',
+               'RLN01',
+               'Nothing was started. Declare the queue in code with app.queue(…) and start a worker or client '
+               'of that code, or correct the name.'
+          from jsonb_array_elements(start_many.runs) with ordinality as e (v, n)
+         where jsonb_typeof(e.v) = 'object' and e.v ->> 'queue' is not null
+           and not exists (select from rowlock.queue as q where q.app = v_app and q.name = e.v ->> 'queue')
+         group by 2) as x
+     where x.why is not null
+     order by x.n
+     limit 1;
+    if found then
+        raise exception 'run % of % %', v_bad.n, jsonb_array_length(start_many.runs), v_bad.why
+            using errcode = v_bad.code, hint = v_bad.hint;
+    end if;
+
+    -- Keys first, in sorted order; a key that exists gives its run back, whatever that run's fate.
+    with new as (
+        insert into rowlock.run_key (app, key, run_id)
+        select v_app, k.key, rowlock.uuidv7()
+          from (select distinct e.v ->> 'key' collate "C" as key
+                  from jsonb_array_elements(start_many.runs) as e (v)
+                 where e.v ->> 'key' is not null
+                 order by 1) as k
+        on conflict (app, key) do nothing
+        returning key, run_id)
+    select array_agg(key), array_agg(run_id) into v_keys, v_ids from new;
+
+    return query
+    with asked as materialized (
+        select e.n,
+               e.v,
+               e.v ->> 'key' as key,
+               case when e.v ->> 'key' is null then rowlock.uuidv7() else new.id end as id,
+               row_number() over (partition by e.v ->> 'key' order by e.n) as nth,
+               coalesce((e.v ->> 'start_at')::timestamptz, v_now + (e.v ->> 'delay')::interval, v_now) as due_at,
+               coalesce(e.v ->> 'queue',
+                        (select w.queue from rowlock.workflow as w
+                          where w.app = v_app and w.name = e.v ->> 'workflow'),
+                        'default') as queue
+          from jsonb_array_elements(start_many.runs) with ordinality as e (v, n)
+          left join unnest(v_keys, v_ids) as new (key, id) on new.key = e.v ->> 'key'
+    ), fresh as (
+        select * from asked where id is not null and (key is null or nth = 1)
+    ), runs as (
+        insert into rowlock.run (id, created_at, priority, app, workflow, queue, key, input, attributes,
+                                 parent_id, parent_generation, parent_place)
+        select f.id, v_now, coalesce((f.v ->> 'priority')::numeric::smallint, 50), v_app, f.v ->> 'workflow', f.queue, f.key,
+               coalesce(nullif(f.v -> 'input', 'null'), '{}'), nullif(f.v -> 'attributes', 'null'),
+               (f.v ->> 'parent_id')::uuid, (f.v ->> 'parent_generation')::integer, f.v ->> 'parent_place'
+          from fresh as f
+    ), tasks as (
+        insert into rowlock.task (run_id, due_at, priority, state, app, queue, workflow)
+        select f.id, f.due_at, coalesce((f.v ->> 'priority')::numeric::smallint, 50),
+               case when f.due_at > v_now then 'scheduled' else 'ready' end,
+               v_app, f.queue, f.v ->> 'workflow'
+          from fresh as f
+    )
+    select coalesce(a.id, k.run_id)
+      from asked as a
+      left join rowlock.run_key as k on a.id is null and k.app = v_app and k.key = a.key
+     order by a.n;
+
+    for v_queue in
+        select distinct coalesce(e.v ->> 'queue', w.queue, 'default')
+          from jsonb_array_elements(start_many.runs) as e (v)
+          left join rowlock.workflow as w on w.app = v_app and w.name = e.v ->> 'workflow'
+    loop
+        perform rowlock.notify_idle(v_app, v_queue);
+    end loop;
+end $$;
+comment on function rowlock.start_many(jsonb, text) is
+    'Starts many runs at once: [{"workflow", "input", "key", "queue", "priority", "delay" or "start_at", "attributes"}, …]; gives their ids in the same order.';
+
+create or replace function rowlock.start(
+    workflow   text,
+    input      jsonb       default '{}',
+    key        text        default null,
+    queue      text        default null,
+    app        text        default null,
+    priority   integer     default null,
+    delay      interval    default null,
+    start_at   timestamptz default null,
+    attributes jsonb       default null)
+returns uuid
+language sql volatile set search_path = pg_catalog as $$
+    select * from rowlock.start_many(
+        jsonb_build_array(jsonb_build_object(
+            'workflow', start.workflow, 'input', start.input, 'key', start.key, 'queue', start.queue,
+            'priority', start.priority, 'delay', start.delay, 'start_at', start.start_at,
+            'attributes', start.attributes)),
+        start.app)
+$$;
+comment on function rowlock.start(text, jsonb, text, text, text, integer, interval, timestamptz, jsonb) is
+    'Starts a run of a workflow and gives its id; a key that exists gives that run back. Lower priority numbers run first (0 to 100, default 50).';

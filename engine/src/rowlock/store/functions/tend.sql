@@ -1,0 +1,149 @@
+-- tend: what any worker does for all of them, a bounded batch at a time: promote what has
+-- fallen due, wake whom a busy journal could not wake, take over from the dead. All SKIP LOCKED,
+-- so workers pass each other.
+
+-- promote_due: make ready what has fallen due (sleeps, delayed starts, retries, timeouts). The
+-- epoch stays: nobody held these tasks, so there is no owner to fence off. due_at stays too: the
+-- wait in the queue is counted from it.
+create or replace function rowlock.promote_due(p_limit integer) returns integer
+language plpgsql volatile
+set search_path = pg_catalog set enable_seqscan = off set enable_bitmapscan = off
+as $$
+declare
+    v_count integer;
+    v_ready record;
+begin
+    v_count := 0;
+    for v_ready in
+        with promoted as (
+            update rowlock.task as t
+               set state = 'ready'
+             where t.run_id = any (array(
+                     select d.run_id
+                       from rowlock.task as d
+                      where d.state in ('scheduled', 'waiting') and d.due_at <= clock_timestamp()
+                      order by d.due_at
+                      limit p_limit
+                        for update skip locked))
+            returning t.app, t.queue)
+        select app, queue, count(*) as n from promoted group by app, queue
+    loop
+        v_count := v_count + v_ready.n;
+        perform rowlock.notify_idle(v_ready.app, v_ready.queue);
+    end loop;
+    return v_count;
+end $$;
+
+-- sweep_wakes: wake the waiters that a journal noted because it could not lock them.
+create or replace function rowlock.sweep_wakes(p_limit integer) returns integer
+language plpgsql volatile
+set search_path = pg_catalog set enable_seqscan = off set enable_bitmapscan = off
+as $$
+declare
+    v_noted  uuid[];
+    v_locked uuid[];
+begin
+    v_noted := array(select distinct w.run_id from (select run_id from rowlock.wake limit p_limit) as w);
+    if v_noted = '{}' then
+        return 0;
+    end if;
+    v_locked := array(select t.run_id from rowlock.task as t
+                       where t.run_id = any (v_noted) order by t.run_id for update skip locked);
+    update rowlock.task set state = 'ready', due_at = clock_timestamp()
+     where run_id = any (v_locked) and state = 'waiting';
+    -- A waiter that is locked by someone stays noted; one without a task has ended.
+    delete from rowlock.wake as w
+     where w.run_id = any (v_noted)
+       and (w.run_id = any (v_locked)
+            or not exists (select from rowlock.task as t where t.run_id = w.run_id));
+    return cardinality(v_locked);
+end $$;
+
+-- reap: take the runs of dead workers away from them. The dead worker's row is locked FOR UPDATE
+-- SKIP LOCKED: its journal holds that row KEY SHARE while it writes, so nothing it writes can
+-- slip past the takeover. Epoch + 1 fences it off for ever. A run that is taken over again and
+-- again without a new step is given up as `dead`: it probably kills its workers.
+create or replace function rowlock.reap(p_limit integer, p_max_takeovers integer) returns integer
+language plpgsql volatile
+set search_path = pg_catalog
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+declare
+    v_dead   bigint[];
+    v_taken  uuid[];
+    v_given_up uuid[];
+begin
+    if not exists (select from rowlock.worker where lease_until <= clock_timestamp())
+       and not exists (select from rowlock.task as t
+                        where t.state = 'running'
+                          and not exists (select from rowlock.worker as w where w.id = t.worker_id)) then
+        return 0;
+    end if;
+    perform rowlock.require_read_committed();
+    v_dead := array(select w.id from rowlock.worker as w
+                     where w.lease_until <= clock_timestamp()
+                     order by w.id for update skip locked);
+    v_taken := array(
+        select t.run_id
+          from rowlock.task as t
+         where t.state = 'running'
+           and (t.worker_id = any (v_dead)
+                or not exists (select from rowlock.worker as w where w.id = t.worker_id))
+         order by t.run_id
+         limit p_limit
+           for update skip locked);
+    update rowlock.task as t
+       set state = 'ready', epoch = t.epoch + 1, worker_id = null, claimed_at = null,
+           takeovers = case when p.position > t.progress then 1 else t.takeovers + 1 end,
+           progress = p.position
+      from unnest(v_taken) as x (run_id)
+     cross join lateral (
+            select coalesce(max(s.position), 0) as position
+              from rowlock.step as s
+              join rowlock.task as o on o.run_id = s.run_id and o.generation = s.generation
+             where s.run_id = x.run_id) as p
+     where t.run_id = x.run_id;
+    v_given_up := array(select t.run_id from rowlock.task as t
+                         where t.run_id = any (v_taken) and t.takeovers >= p_max_takeovers);
+    if v_given_up <> '{}' then
+        with gone as (
+            delete from rowlock.task where run_id = any (v_given_up) returning *)
+        insert into rowlock.outcome
+              (run_id, generation, epoch, app, workflow, queue, version, status, started_at, finished_at, error)
+        select g.run_id, g.generation, g.epoch, g.app, g.workflow, g.queue, g.version, 'dead',
+               g.started_at, clock_timestamp(),
+               jsonb_build_object(
+                   'type', 'rowlock.errors.GivenUp',
+                   'message', format('taken over %s times without a new step in between; it probably kills '
+                                     'the worker that runs it', g.takeovers))
+          from gone as g;
+        delete from rowlock.wait where run_id = any (v_given_up);
+        perform rowlock.wake_waiters(v_given_up);
+    end if;
+    -- A dead worker whose last run has been taken leaves; one with more is met again.
+    delete from rowlock.worker as w
+     where w.id = any (v_dead)
+       and not exists (select from rowlock.task as t where t.worker_id = w.id and t.state = 'running');
+    perform rowlock.notify_idle(q.app, q.queue)
+       from (select distinct t.app, t.queue from rowlock.task as t
+              where t.run_id = any (v_taken) and t.state = 'ready') as q;
+    return cardinality(v_taken);
+end $$;
+
+create or replace function rowlock.tend(p_limit integer, p_max_takeovers integer)
+returns table (promoted integer, woken integer, taken_over integer, next_due_in double precision)
+language plpgsql volatile
+set search_path = pg_catalog set enable_seqscan = off set enable_bitmapscan = off
+as $$
+begin
+    perform rowlock.require_read_committed();
+    taken_over := rowlock.reap(p_limit, p_max_takeovers);
+    promoted := rowlock.promote_due(p_limit);
+    woken := rowlock.sweep_wakes(p_limit);
+    select extract(epoch from t.due_at - clock_timestamp())::double precision into next_due_in
+      from rowlock.task as t
+     where t.state in ('scheduled', 'waiting') and t.due_at < 'infinity'
+     order by t.due_at
+     limit 1;
+    return next;
+end $$;

@@ -1,0 +1,308 @@
+"""The calls of our own functions, and what a row of each answer is.
+
+The logic stands in ``functions/``; here is one line of SQL for each, beside its row type.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from rowlock.store.connection import Statement
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+# --- a worker's life (functions/worker.sql)
+
+SHOW_APP = Statement(
+    "show_app",
+    "select rowlock.show_app(%(app)s, %(queues)s::text[], %(workflows)s::text[],"
+    " %(workflow_queues)s::text[])",
+    _nothing,
+)
+
+REGISTER_WORKER: Statement[int] = Statement(
+    "register_worker",
+    "select rowlock.register_worker(%(app)s, %(version)s, %(host)s, %(pid)s, %(slots)s,"
+    " %(queues)s::text[], make_interval(secs => %(lease)s))",
+    int,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """What the database says a worker owns, at the moment of its heartbeat."""
+
+    run_ids: list[UUID]
+    epochs: list[int]
+
+
+HEARTBEAT = Statement(
+    "heartbeat",
+    "select * from rowlock.heartbeat(%(worker)s, make_interval(secs => %(lease)s))",
+    Owned,
+)
+
+DRAIN = Statement("drain", "select rowlock.drain(%(worker)s)", _nothing)
+LEAVE: Statement[int] = Statement("leave", "select rowlock.leave(%(worker)s)", int)
+
+
+@dataclass(frozen=True, slots=True)
+class Tended:
+    """What a round of tending did, and when the next timer falls due (seconds; may be past)."""
+
+    promoted: int
+    woken: int
+    taken_over: int
+    next_due_in: float | None
+
+
+TEND = Statement("tend", "select * from rowlock.tend(%(limit)s, %(max_takeovers)s)", Tended)
+
+# --- claiming and loading (functions/claim.sql)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A run that is this worker's now."""
+
+    run_id: UUID
+    epoch: int
+    generation: int
+    created_at: datetime
+    workflow: str
+    queue: str
+    version: str
+    key: str | None
+    takeovers: int
+    input: str
+    attributes: str | None
+
+
+CLAIM = Statement(
+    "claim",
+    "select * from rowlock.claim(%(worker)s, %(app)s, %(version)s, %(queues)s::text[], %(want)s,"
+    " %(listening)s)",
+    Claimed,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A recorded step (with a position), or something the run waits for (without)."""
+
+    run_id: UUID
+    place: str
+    kind: str
+    name: str | None
+    position: int | None
+    output: str | None
+    error: str | None
+    due_in: float | None
+    on_run_id: UUID | None
+    attempt: int
+
+
+HISTORY = Statement(
+    "history",
+    "select * from rowlock.history(%(runs)s::uuid[], %(generations)s::int[])",
+    Remembered,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended."""
+
+    run_id: UUID
+    status: str
+    workflow: str
+    output: str | None
+    error: str | None
+
+
+OUTCOMES = Statement(
+    "outcomes",
+    "select distinct on (o.run_id) o.run_id, o.status, o.workflow, o.output::text, o.error::text"
+    "  from rowlock.outcome as o"
+    " where o.run_id = any(%(runs)s::uuid[]) and o.status <> 'continued'"
+    "   and not exists (select from rowlock.task as t where t.run_id = o.run_id)"
+    " order by o.run_id, o.generation desc",
+    Ended,
+)
+
+MISSING: Statement[UUID] = Statement(
+    "missing",
+    "select x.id from unnest(%(runs)s::uuid[]) as x (id)"
+    " where not exists (select from rowlock.run as r where r.id = x.id)",
+    lambda run_id: run_id,
+)
+
+# --- the journal (functions/journal.sql)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The journal's verdict on one entry; entries without an answer were written."""
+
+    number: int
+    verdict: str
+    detail: Any
+
+
+JOURNAL = Statement(
+    "journal",
+    "select * from rowlock.journal(%(worker)s, %(steps)s::jsonb, %(waits)s::jsonb,"
+    " %(finishes)s::jsonb, %(suspends)s::jsonb, %(releases)s::jsonb, %(retrying)s)",
+    Answer,
+)
+
+# --- transaction steps (functions/journal.sql)
+
+RECORD_TRANSACTION = Statement(
+    "record_transaction",
+    "select rowlock.record_transaction(%(run)s, %(generation)s, %(epoch)s, %(place)s,"
+    " %(position)s, %(name)s, %(attempts)s, %(seconds)s, %(output)s::jsonb)",
+    _nothing,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What stands at a place of the history."""
+
+    position: int
+    output: str | None
+    error: str | None
+
+
+RECORD_FAILED_TRANSACTION = Statement(
+    "record_failed_transaction",
+    "select * from rowlock.record_failed_transaction(%(run)s, %(generation)s, %(epoch)s, %(place)s,"
+    " %(position)s, %(name)s, %(attempts)s, %(seconds)s, %(error)s::jsonb)",
+    Recorded,
+)
+
+RECORDED = Statement(
+    "recorded",
+    "select s.position, s.output::text, s.error::text from rowlock.step as s"
+    " where s.run_id = %(run)s and s.generation = %(generation)s and s.place = %(place)s",
+    Recorded,
+)
+
+# --- what callers ask (functions/start.sql, functions/runs.sql)
+
+START: Statement[UUID] = Statement(
+    "start",
+    "select rowlock.start(%(workflow)s, %(input)s::jsonb, %(key)s, %(queue)s, %(app)s,"
+    " %(priority)s, make_interval(secs => %(delay)s), null, %(attributes)s::jsonb)",
+    lambda run_id: run_id,
+)
+
+START_MANY: Statement[UUID] = Statement(
+    "start_many",
+    "select * from rowlock.start_many(%(runs)s::jsonb, %(app)s)",
+    lambda run_id: run_id,
+)
+
+START_CHILD: Statement[UUID] = Statement(
+    "start_child",
+    "select * from rowlock.start_many(jsonb_build_array(jsonb_build_object("
+    "'workflow', %(workflow)s::text, 'input', %(input)s::jsonb, 'key', %(key)s::text,"
+    " 'queue', %(queue)s::text, 'priority', %(priority)s::int,"
+    " 'attributes', %(attributes)s::jsonb, 'parent_id', %(parent)s::uuid,"
+    " 'parent_generation', %(generation)s::int, 'parent_place', %(place)s::text)), %(app)s)",
+    lambda run_id: run_id,
+)
+
+RESUME = Statement("resume", "select rowlock.resume(%(run)s)", _nothing)
+PROMOTE = Statement("promote", "select rowlock.promote(%(app)s, %(version)s)", _nothing)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run as lists and handles show it."""
+
+    run_id: UUID
+    app: str
+    workflow: str
+    queue: str
+    key: str | None
+    status: str
+    version: str | None
+    priority: int
+    generation: int
+    epoch: int
+    created_at: datetime
+    due_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    worker_id: int | None
+    takeovers: int | None
+    parent_id: UUID | None
+    attributes: str | None
+    input: str
+    output: str | None
+    error: str | None
+    reason: str | None
+
+
+_RUN_COLUMNS = (
+    "run_id, app, workflow, queue, key, status, version, priority, generation, epoch, created_at,"
+    " nullif(due_at, 'infinity') as due_at, started_at, finished_at, worker_id, takeovers,"
+    " parent_id, attributes::text, input::text, output::text, error::text, reason::text"
+)
+
+RUN = Statement(
+    "run",
+    f"select {_RUN_COLUMNS} from rowlock.runs where run_id = %(run)s",  # noqa: S608
+    RunRow,
+)
+
+LIST_RUNS = Statement(
+    "list_runs",
+    f"select {_RUN_COLUMNS} from rowlock.runs"  # noqa: S608
+    " where (%(app)s::text is null or app = %(app)s)"
+    "   and (%(status)s::text is null or status = %(status)s)"
+    "   and (%(workflow)s::text is null or workflow = %(workflow)s)"
+    "   and (%(queue)s::text is null or queue = %(queue)s)"
+    "   and (%(key)s::text is null or key = %(key)s)"
+    "   and (%(parent)s::uuid is null or parent_id = %(parent)s)"
+    "   and (%(attributes)s::jsonb is null or attributes @> %(attributes)s::jsonb)"
+    "   and (%(created_after)s::timestamptz is null or created_at >= %(created_after)s)"
+    "   and (%(created_before)s::timestamptz is null or created_at < %(created_before)s)"
+    "   and (%(before)s::uuid is null or run_id < %(before)s)"
+    " order by run_id desc limit %(limit)s",
+    RunRow,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """A recorded step as people read it."""
+
+    position: int
+    place: str
+    kind: str
+    name: str
+    status: str
+    attempts: int
+    recorded_at: datetime
+    seconds: float
+    epoch: int
+    output: str | None
+    error: str | None
+
+
+STEPS = Statement(
+    "steps",
+    "select position, place, kind, name, status, attempts, recorded_at, seconds, epoch,"
+    " output::text, error::text from rowlock.steps"
+    " where run_id = %(run)s and generation = %(generation)s order by position",
+    StepRow,
+)

@@ -1,0 +1,241 @@
+"""Transaction steps: the user's writes and their checkpoint in one commit.
+
+The fence and the step's row are the last statement, pipelined with COMMIT: it raises when this
+worker no longer owns the run, and then nothing of the transaction remains. Each transaction has a
+connection of its own, so it may wait without holding up the journal.
+
+Reads and writes: whatever the user's function does, and the step's row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from contextlib import AsyncExitStack, ExitStack, suppress
+from functools import partial
+from typing import Any, Protocol
+
+import psycopg
+from psycopg import AsyncConnection, Connection
+from psycopg.pq import TransactionStatus
+from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
+
+from rowlock.errors import MisplacedCall, RowlockError
+from rowlock.settings import Settings
+from rowlock.store.connection import Disconnected, conninfo
+from rowlock.store.statements import RECORD_TRANSACTION
+
+_BEGIN = {
+    level: f"begin isolation level {level}".encode()
+    for level in ("read committed", "repeatable read", "serializable")
+}
+ISOLATION_LEVELS = tuple(_BEGIN)
+
+
+class NotOwned(RowlockError):
+    """Another worker owns the run; the transaction was rolled back."""
+
+
+class AlreadyRecorded(RowlockError):
+    """The step stands there already: an earlier try committed after all."""
+
+
+class Conflict(RowlockError):
+    """A serialization failure or deadlock: nothing happened, try again."""
+
+
+class CommitUnknown(RowlockError):
+    """The connection was lost at the commit: it may or may not have happened."""
+
+
+class Transaction(Protocol):
+    """One transaction on one connection. Any failure leaves nothing behind."""
+
+    async def begin(self, isolation: str) -> None: ...
+    async def call(self, function: Callable[..., Any]) -> Any: ...
+    async def finish(self, parameters: Mapping[str, Any]) -> None: ...
+    async def abandon(self) -> None: ...
+
+
+class Transactions:
+    """The connections of one process for transaction steps, opened as needed."""
+
+    def __init__(self, settings: Settings, threads: Executor) -> None:
+        self._settings = settings
+        self._threads = threads
+        self._async_pool: AsyncConnectionPool[AsyncConnection[Any]] | None = None
+        self._sync_pool: ConnectionPool[Connection[Any]] | None = None
+
+    def _pool_options(self) -> dict[str, Any]:
+        return {
+            "conninfo": conninfo(self._settings, "transaction"),
+            "min_size": 0,
+            "max_size": self._settings.transaction_connections,
+            "timeout": 60.0,
+            "max_idle": 60.0,
+            "open": False,
+            "kwargs": {
+                "autocommit": True,
+                "prepare_threshold": None if self._settings.pgbouncer else 5,
+            },
+            "check": None,
+        }
+
+    async def asynchronous(self) -> Transaction:
+        if self._async_pool is None:
+            self._async_pool = AsyncConnectionPool(**self._pool_options())
+            await self._async_pool.open()
+        return _AsyncTransaction(self._async_pool)
+
+    async def synchronous(self) -> Transaction:
+        if self._sync_pool is None:
+            self._sync_pool = ConnectionPool(**self._pool_options())
+            self._sync_pool.open()
+        return _SyncTransaction(self._sync_pool, self._threads)
+
+    async def close(self) -> None:
+        if self._async_pool is not None:
+            await self._async_pool.close(timeout=1.0)
+        if self._sync_pool is not None:
+            self._sync_pool.close(timeout=1.0)
+
+
+class _AsyncTransaction:
+    def __init__(self, pool: AsyncConnectionPool[AsyncConnection[Any]]) -> None:
+        self._pool = pool
+        self._stack = AsyncExitStack()
+        self._connection: AsyncConnection[Any]
+
+    async def begin(self, isolation: str) -> None:
+        with _translated():
+            self._connection = await self._stack.enter_async_context(self._pool.connection())
+            await self._connection.execute(_BEGIN[isolation])
+
+    async def call(self, function: Callable[..., Any]) -> Any:
+        try:
+            value = await function(self._connection)
+        except Exception as error:
+            _check_alive(self._connection, error)
+            raise
+        _check_open(self._connection.info.transaction_status)
+        return value
+
+    async def finish(self, parameters: Mapping[str, Any]) -> None:
+        try:
+            with _translated(commit=True):
+                async with self._connection.pipeline():
+                    await self._connection.execute(RECORD_TRANSACTION.sql, parameters)
+                    await self._connection.execute("commit")
+        except BaseException:
+            await self.abandon()
+            raise
+        await self._stack.aclose()
+
+    async def abandon(self) -> None:
+        with suppress(Exception):
+            if self._connection.info.transaction_status is TransactionStatus.ACTIVE:
+                await self._connection.close()
+            else:
+                await self._connection.execute("rollback")
+        with suppress(Exception):
+            await self._stack.aclose()
+
+
+class _SyncTransaction:
+    def __init__(self, pool: ConnectionPool[Connection[Any]], threads: Executor) -> None:
+        self._pool = pool
+        self._threads = threads
+        self._stack = ExitStack()
+        self._connection: Connection[Any]
+
+    async def _hop(self, function: Callable[..., Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+    async def begin(self, isolation: str) -> None:
+        def work() -> None:
+            with _translated():
+                self._connection = self._stack.enter_context(self._pool.connection())
+                self._connection.execute(_BEGIN[isolation])
+
+        await self._hop(work)
+
+    async def call(self, function: Callable[..., Any]) -> Any:
+        try:
+            value = await self._hop(partial(function, self._connection))
+        except Exception as error:
+            _check_alive(self._connection, error)
+            raise
+        _check_open(self._connection.info.transaction_status)
+        return value
+
+    async def finish(self, parameters: Mapping[str, Any]) -> None:
+        def work() -> None:
+            with _translated(commit=True), self._connection.pipeline():
+                self._connection.execute(RECORD_TRANSACTION.sql, parameters)
+                self._connection.execute("commit")
+
+        try:
+            await self._hop(work)
+        except BaseException:
+            await self.abandon()
+            raise
+        await self._hop(self._stack.close)
+
+    async def abandon(self) -> None:
+        def work() -> None:
+            with suppress(Exception):
+                if self._connection.info.transaction_status is TransactionStatus.ACTIVE:
+                    self._connection.close()
+                else:
+                    self._connection.execute("rollback")
+            with suppress(Exception):
+                self._stack.close()
+
+        await self._hop(work)
+
+
+def _check_alive(connection: AsyncConnection[Any] | Connection[Any], error: Exception) -> None:
+    """A lost connection is our trouble, not a failure of the user's function."""
+    if connection.closed:
+        raise Disconnected(f"lost the connection of a transaction step: {error}") from error
+
+
+def _check_open(status: TransactionStatus) -> None:
+    if status is TransactionStatus.IDLE:
+        raise MisplacedCall(
+            "the transaction step ended its transaction itself. Leave commit and rollback to "
+            "Rowlock: it commits the writes together with the step's record, and rolls back when "
+            "the function raises. For a part that may fail use `with tx.transaction():`."
+        )
+
+
+class _translated:
+    """psycopg's errors as what they mean for a transaction step."""
+
+    def __init__(self, *, commit: bool = False) -> None:
+        self._commit = commit
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        match error:
+            case psycopg.errors.UniqueViolation() if error.diag.constraint_name == "step_pkey":
+                raise AlreadyRecorded(str(error)) from None
+            case psycopg.Error() if error.sqlstate == "RLF01":
+                raise NotOwned(str(error)) from None
+            case psycopg.errors.SerializationFailure() | psycopg.errors.DeadlockDetected():
+                raise Conflict(str(error)) from None
+            case psycopg.OperationalError() | PoolTimeout():
+                lost = CommitUnknown if self._commit else Disconnected
+                raise lost(f"lost the connection of a transaction step: {error}") from None
+            case _:
+                return
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Whether an error out of the user's function means: nothing happened, try again."""
+    return isinstance(
+        error, Conflict | psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected
+    )

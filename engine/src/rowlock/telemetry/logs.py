@@ -1,0 +1,78 @@
+"""Logs that say which run, workflow, place and attempt a line belongs to.
+
+On a terminal a line of text, elsewhere a line of JSON. Whatever the user's own code logs inside a
+run or step gets the same fields, because they come from the context, not from the caller.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import IO, Any
+
+import msgspec
+
+FIELDS = ("run", "workflow", "place", "step", "attempt")
+
+_where: ContextVar[dict[str, Any]] = ContextVar("rowlock_log_fields")
+
+
+def within(**fields: Any) -> None:
+    """From here on, lines logged in this context carry these fields."""
+    _where.set(_where.get({}) | fields)
+
+
+class _AddFields(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        for name, value in _where.get({}).items():
+            if not hasattr(record, name):
+                setattr(record, name, value)
+        return True
+
+
+class TextFormatter(logging.Formatter):
+    """``12:01:02.345 INFO    rowlock.worker  message  run=… workflow=…``"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
+        fields = "".join(
+            f" {name}={getattr(record, name)}" for name in FIELDS if hasattr(record, name)
+        )
+        line = f"{at} {record.levelname:<7} {record.name}  {record.getMessage()}{fields}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, the fields above, and the error."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "process": record.process,
+        }
+        for name in FIELDS:
+            if hasattr(record, name):
+                line[name] = getattr(record, name)
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line, enc_hook=str).decode()
+
+
+def set_up(*, level: str = "INFO", style: str = "auto", stream: IO[str] | None = None) -> None:
+    """Send all logs of this process to standard error. ``style``: text, json, or auto."""
+    out = stream or sys.stderr
+    handler = logging.StreamHandler(out)
+    as_text = style == "text" or (style == "auto" and out.isatty())
+    handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
+    handler.addFilter(_AddFields())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.getLogger("psycopg").setLevel("ERROR")

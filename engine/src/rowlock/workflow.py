@@ -1,0 +1,455 @@
+"""What the decorators make: steps, transactions, workflows, and the calls of them.
+
+Calling a workflow describes it (a Call); calling a step in a run records it. Sync and async
+functions have classes of their own, so that types stay whole: what is awaited is awaitable.
+
+Reads: where it is called (runtime/inside.py).  Writes: nothing; the runtime carries commands out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar, cast
+from uuid import UUID
+
+from rowlock.errors import MisplacedCall
+from rowlock.model.code import WorkflowCode
+from rowlock.model.commands import (
+    AwaitRun,
+    Command,
+    ExecuteStep,
+    ExecuteTransaction,
+    Sleep,
+    StartChild,
+    seconds_of,
+)
+from rowlock.model.retry import Retry
+from rowlock.model.values import Shape
+from rowlock.runtime import inside
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Call(Coroutine[Any, Any, R_co]):
+    """Something that a run can do: await it in an async workflow, ``.wait()`` in a sync one.
+
+    It is a Coroutine, so ``asyncio.create_task``, ``gather`` and ``TaskGroup`` take it; it takes
+    its place in the history when it is first awaited.
+    """
+
+    __slots__ = ("_begun",)
+
+    def __init__(self) -> None:
+        self._begun: Coroutine[Any, Any, R_co] | None = None
+
+    async def _perform(self) -> R_co:
+        raise NotImplementedError
+
+    def wait(self) -> R_co:
+        """Do it and wait for its outcome, in a sync workflow."""
+        raise NotImplementedError
+
+    def __await__(self) -> Generator[Any, Any, R_co]:
+        return self._perform().__await__()
+
+    def _coroutine(self) -> Coroutine[Any, Any, R_co]:
+        if self._begun is None:
+            self._begun = self._perform()
+        return self._begun
+
+    def send(self, value: Any, /) -> Any:
+        return self._coroutine().send(value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._coroutine().throw(*error)
+
+    def close(self) -> None:
+        if self._begun is not None:
+            self._begun.close()
+
+
+class CommandCall(Call[R_co]):
+    """A call of one command."""
+
+    __slots__ = ("_command",)
+
+    def __init__(self, command: Command) -> None:
+        super().__init__()
+        self._command = command
+
+    async def _perform(self) -> R_co:
+        return cast("R_co", await perform(self._command))
+
+    def wait(self) -> R_co:
+        return cast("R_co", perform_blocking(self._command))
+
+
+async def perform(command: Command) -> Any:
+    """Carry out a command for the async run that this is called in."""
+    execution = inside.execution()
+    if execution is None:
+        _refuse(command, blocking=False)
+    return await execution.request(command)
+
+
+def perform_blocking(command: Command) -> Any:
+    """Carry out a command for the sync run that this is called in."""
+    thread = inside.thread()
+    if thread is None:
+        _refuse(command, blocking=True)
+    return thread.perform(command)
+
+
+def _refuse(command: Command, *, blocking: bool) -> NoReturn:
+    what = {
+        "child": f"workflow {command.name}",
+        "result": "a wait for another run",
+    }.get(command.kind, f"app.{command.kind}")
+    if (step := inside.step()) is not None:
+        raise MisplacedCall(
+            f"{what} was called inside step {step}. A step is one recorded thing: sleep with "
+            "asyncio or time there, and start other workflows from the workflow itself."
+        )
+    if blocking and inside.execution() is not None:
+        raise MisplacedCall(
+            f"{what}: `.wait()` would block the worker in an async workflow. Await the call."
+        )
+    if not blocking and inside.thread() is not None:
+        raise MisplacedCall(f"{what} was awaited in a sync workflow: use `.wait()` on the call.")
+    hint = (
+        f"To start it: `await client.start({command.name}(…))`."
+        if command.kind == "child"
+        else "It belongs into a function decorated with @app.workflow."
+    )
+    raise MisplacedCall(f"{what} was called outside a run, where nothing is recorded. {hint}")
+
+
+# --- workflows
+
+
+class WorkflowCall(Call[R_co]):
+    """A workflow with its arguments: what to start, or to await as a child run."""
+
+    __slots__ = ("input", "result", "workflow")
+
+    def __init__(self, workflow: str, input: str, result: Shape) -> None:  # noqa: A002
+        super().__init__()
+        self.workflow = workflow
+        self.input = input
+        self.result = result
+
+    def __repr__(self) -> str:
+        return f"<call of workflow {self.workflow}>"
+
+    def start_command(
+        self,
+        *,
+        key: str | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        attributes: str | None = None,
+    ) -> StartChild:
+        return StartChild(self.workflow, self.input, queue, key, priority, attributes)
+
+    async def _perform(self) -> R_co:
+        run_id = await perform(self.start_command())
+        return cast("R_co", await perform(AwaitRun(self.workflow, run_id, self.result)))
+
+    def wait(self) -> R_co:
+        run_id = perform_blocking(self.start_command())
+        return cast("R_co", perform_blocking(AwaitRun(self.workflow, run_id, self.result)))
+
+
+class Workflow(Generic[P, R]):
+    """A registered workflow. Calling it describes a run: start it, or await it in a run.
+
+    ``.function`` is the bare function, for tests.
+    """
+
+    def __init__(
+        self, code: WorkflowCode, function: Callable[P, Coroutine[Any, Any, R]] | Callable[P, R]
+    ) -> None:
+        self.code = code
+        self.function = function
+        self.name = code.name
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> WorkflowCall[R]:
+        return WorkflowCall(self.name, self.code.inputs.bind(args, kwargs), self.code.result)
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.name}>"
+
+
+class Child(Generic[R]):
+    """A child run that was started: await its result when it is wanted."""
+
+    def __init__(self, workflow: str, run_id: UUID, shape: Shape) -> None:
+        self.workflow = workflow
+        self.run_id = run_id
+        self._shape = shape
+
+    def result(self) -> Call[R]:
+        """The child's result, awaited (or ``.wait()``); raises what the child raised."""
+        return CommandCall(AwaitRun(self.workflow, self.run_id, self._shape))
+
+    def __repr__(self) -> str:
+        return f"<child run {self.run_id} of {self.workflow}>"
+
+
+class StartCall(Call[Child[R]]):
+    """Start a child run and give its handle."""
+
+    __slots__ = ("_call", "_command")
+
+    def __init__(self, call: WorkflowCall[R], command: StartChild) -> None:
+        super().__init__()
+        self._call = call
+        self._command = command
+
+    async def _perform(self) -> Child[R]:
+        return Child(self._call.workflow, await perform(self._command), self._call.result)
+
+    def wait(self) -> Child[R]:
+        run_id = perform_blocking(self._command)
+        return Child(self._call.workflow, run_id, self._call.result)
+
+
+class TimeoutScope:
+    """``async with app.timeout(…):``: what is inside is cancelled when the time is up.
+
+    Works as asyncio.timeout does, but its firing is recorded, so a replay ends the same way.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._expired = False
+
+    @property
+    def expired(self) -> bool:
+        """Whether the time was up before the inside was done."""
+        return self._expired
+
+    async def __aenter__(self) -> Self:
+        command = Sleep(self._seconds, kind="timeout")
+        execution = inside.execution()
+        if execution is None:
+            _refuse(command, blocking=False)
+        self._branch = execution.loop.branch()
+        self._cancelling = self._branch.cancelling()
+        self._timer = execution.request(command)
+        self._timer.add_done_callback(self._on_timer)
+        return self
+
+    def _on_timer(self, timer: asyncio.Future[Any]) -> None:
+        if not timer.cancelled() and timer.exception() is None:
+            self._expired = True
+            self._branch.cancel()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: Any
+    ) -> None:
+        self._timer.cancel()
+        if (
+            self._expired
+            and self._branch.uncancel() <= self._cancelling
+            and kind is not None
+            and issubclass(kind, asyncio.CancelledError)
+        ):
+            raise TimeoutError(f"app.timeout of {self._seconds:g} s") from error
+
+
+# --- steps
+
+
+class _StepBase:
+    """What async and sync steps have in common."""
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        shape: Shape,
+        retry: Retry,
+        timeout: Any,
+        *,
+        is_async: bool,
+    ) -> None:
+        self.name = name
+        self.retry = retry
+        self._function = function
+        self._shape = shape
+        self._timeout_s = None if timeout is None else seconds_of(timeout)
+        self._is_async = is_async
+        functools.update_wrapper(cast("Any", self), function)
+
+    def _command(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExecuteStep:
+        return ExecuteStep(
+            self.name,
+            self._shape,
+            self._function,
+            self._is_async,
+            args,
+            kwargs,
+            self.retry,
+            self._timeout_s,
+        )
+
+    def __repr__(self) -> str:
+        return f"<step {self.name}>"
+
+
+class AsyncStep(_StepBase, Generic[P, R]):
+    """A step that is an async function: ``await step(…)``, in a sync workflow ``step.blocking``."""
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[P, Awaitable[R]],
+        shape: Shape,
+        retry: Retry,
+        timeout: Any,
+    ) -> None:
+        super().__init__(name, function, shape, retry, timeout, is_async=True)
+        self.function = function
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        if inside.thread() is not None:
+            raise MisplacedCall(
+                f"step {self.name} is async and was called in a sync workflow: use "
+                f"{self.name}.blocking(…)."
+            )
+        if inside.execution() is not None:
+            return CommandCall(self._command(args, kwargs))
+        return cast("Coroutine[Any, Any, R]", self.function(*args, **kwargs))
+
+    def blocking(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the step from a sync workflow; outside a run, run it in a loop of its own."""
+        if inside.thread() is not None:
+            return cast("R", perform_blocking(self._command(args, kwargs)))
+        if inside.execution() is not None:
+            raise MisplacedCall(
+                f"step {self.name}: `.blocking` would block the worker in an async workflow. "
+                f"Use `await {self.name}(…)`."
+            )
+        return asyncio.run(cast("Coroutine[Any, Any, R]", self.function(*args, **kwargs)))
+
+
+class SyncStep(_StepBase, Generic[P, R]):
+    """A step that is a plain function: called in a sync workflow, ``in_thread`` in an async one."""
+
+    def __init__(
+        self, name: str, function: Callable[P, R], shape: Shape, retry: Retry, timeout: Any
+    ) -> None:
+        super().__init__(name, function, shape, retry, timeout, is_async=False)
+        self.function = function
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        if inside.execution() is not None:
+            raise MisplacedCall(
+                f"step {self.name} is a plain function and would block the worker in an async "
+                f"workflow: use `await {self.name}.in_thread(…)`."
+            )
+        if inside.thread() is not None:
+            return cast("R", perform_blocking(self._command(args, kwargs)))
+        return self.function(*args, **kwargs)
+
+    async def in_thread(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the step in a thread, from an async workflow (or anywhere async outside a run)."""
+        if inside.execution() is not None:
+            return cast("R", await perform(self._command(args, kwargs)))
+        return await asyncio.to_thread(self.function, *args, **kwargs)
+
+
+class _TransactionMixin(_StepBase):
+    _isolation = "read committed"
+
+    def _command(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExecuteTransaction:
+        return ExecuteTransaction(
+            self.name,
+            self._shape,
+            self._function,
+            self._is_async,
+            args,
+            kwargs,
+            self.retry,
+            self._timeout_s,
+            self._isolation,
+        )
+
+    def _outside(self) -> NoReturn:
+        where = f"inside step {inside.step()}" if inside.step() else "outside a run"
+        raise MisplacedCall(
+            f"transaction {self.name} was called {where}, where there is no checkpoint to commit "
+            f"it with. Call {self.name}.function(connection, …) with a connection of your own."
+        )
+
+
+class AsyncTransaction(_TransactionMixin, Generic[P, R]):
+    """A step whose writes commit together with its checkpoint; callers leave the connection out."""
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[Concatenate[Any, P], Awaitable[R]],
+        shape: Shape,
+        retry: Retry,
+        timeout: Any,
+        isolation: str,
+    ) -> None:
+        super().__init__(name, function, shape, retry, timeout, is_async=True)
+        self.function = function
+        self._isolation = isolation
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        if inside.thread() is not None:
+            raise MisplacedCall(
+                f"transaction {self.name} is async and was called in a sync workflow: use "
+                f"{self.name}.blocking(…)."
+            )
+        if inside.execution() is None:
+            self._outside()
+        return CommandCall(self._command(args, kwargs))
+
+    def blocking(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the transaction from a sync workflow."""
+        if inside.thread() is None:
+            self._outside()
+        return cast("R", perform_blocking(self._command(args, kwargs)))
+
+
+class SyncTransaction(_TransactionMixin, Generic[P, R]):
+    """A transaction that is a plain function; ``in_thread`` in an async workflow."""
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[Concatenate[Any, P], R],
+        shape: Shape,
+        retry: Retry,
+        timeout: Any,
+        isolation: str,
+    ) -> None:
+        super().__init__(name, function, shape, retry, timeout, is_async=False)
+        self.function = function
+        self._isolation = isolation
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        if inside.execution() is not None:
+            raise MisplacedCall(
+                f"transaction {self.name} is a plain function and would block the worker in an "
+                f"async workflow: use `await {self.name}.in_thread(…)`."
+            )
+        if inside.thread() is None:
+            self._outside()
+        return cast("R", perform_blocking(self._command(args, kwargs)))
+
+    async def in_thread(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the transaction in a thread, from an async workflow."""
+        if inside.execution() is None:
+            self._outside()
+        return cast("R", await perform(self._command(args, kwargs)))
