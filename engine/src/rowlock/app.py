@@ -147,7 +147,7 @@ class App:
     @overload
     def workflow(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
     @overload
-    def workflow(  # type: ignore[misc]
+    def workflow(
         self, *, name: str | None = None, queue: Queue | str | None = None
     ) -> WorkflowDecorator: ...
 
@@ -191,7 +191,7 @@ class App:
     @overload
     def step(self, function: Callable[P, R], /) -> SyncStep[P, R]: ...
     @overload
-    def step(  # type: ignore[misc]
+    def step(
         self, *, name: str | None = None, retry: Retry = ONCE, timeout: Duration | None = None
     ) -> StepDecorator: ...
 
@@ -224,11 +224,11 @@ class App:
         self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /
     ) -> AsyncTransaction[P, R]: ...
     @overload
-    def transaction(  # type: ignore[misc]
+    def transaction(
         self, function: Callable[Concatenate[Any, P], R], /
     ) -> SyncTransaction[P, R]: ...
     @overload
-    def transaction(  # type: ignore[misc]
+    def transaction(
         self,
         *,
         name: str | None = None,

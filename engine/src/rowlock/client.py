@@ -129,7 +129,7 @@ class RunInfo:
         )
 
 
-def call(workflow: str, **arguments: Any) -> WorkflowCall[Any]:
+def call(workflow: str, /, **arguments: Any) -> WorkflowCall[Any]:
     """Describe a run of a workflow whose code is not here: its name, its arguments by name."""
     text = Shape(dict[str, Any], f"the input of workflow {workflow}").store(arguments)
     return WorkflowCall(workflow, text, ANY)

@@ -40,7 +40,7 @@ class Refused(RowlockError):
     def __init__(self, message: str, sqlstate: str | None = None, hint: str | None = None) -> None:
         self.sqlstate = sqlstate
         self.hint = hint
-        super().__init__(f"{message} {hint}" if hint else message)
+        super().__init__(f"{message.removesuffix('.')}. {hint}" if hint else message)
 
 
 class UnknownRun(RowlockError, LookupError):

@@ -38,6 +38,9 @@ MAX_FAILURES = 40
 """All that one error may hold in causes, members of groups, and their causes."""
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+# Straight from the base class: str() of a group would add how many members it has.
+_GROUP_MESSAGE = vars(BaseExceptionGroup)["message"].__get__
+_GROUP_MEMBERS = vars(BaseExceptionGroup)["exceptions"].__get__
 _CAUSED_BY = "\nThe above exception was the cause of the following one:\n\n"
 
 
@@ -135,7 +138,8 @@ class ErrorRegistry:
         if kind is not None and issubclass(kind, ExceptionGroup):
             error = self._group(kind, failure, what)
         elif kind is not None:
-            error = _from_args(kind, failure) or _from_message(kind, failure)
+            error = _from_args(kind, failure)
+            error = _from_message(kind, failure) if error is None else error
         if error is None:
             error = StepFailed(what, failure.type, failure.message, failure.traceback)
         shown = failure.traceback + (_CAUSED_BY + later if later else "")
@@ -196,13 +200,12 @@ def _record(error: BaseException, depth: int, room: Iterator[int]) -> Failure:
         if other is not None and depth > 0 and next(room, None) is not None:
             yield _record(other, depth - 1, room)
 
-    is_group = isinstance(error, BaseExceptionGroup)
     args, state = _facts_of(error)
     return Failure(
         type=_name_of(type(error)),
         message=_message_of(error),
         traceback=_traceback_of(error),
-        args=None if is_group else args,
+        args=None if _is_group(error) else args,
         state=state,
         cause=next(inner(_cause_of(error)), None),
         sub=[failure for member in _members_of(error) for failure in inner(member)],
@@ -219,16 +222,14 @@ def _name_of(kind: type[BaseException]) -> str:
 
 def _message_of(error: BaseException) -> str:
     try:
-        text = error.message if isinstance(error, BaseExceptionGroup) else str(error)
+        text = _GROUP_MESSAGE(error) if _is_group(error) else str(error)
         return _clean(text, MAX_MESSAGE_CHARS)
     except BaseException as broken:
         return f"<its message can't be read: {_name_of(type(broken))}>"
 
 
 def _traceback_of(error: BaseException) -> str:
-    """As Python prints it. Not by ``format_exception``, which first walks all causes and members:
-    that takes for ever if groups hold groups.
-    """
+    # Not by format_exception: it walks all causes and members, for ever if groups hold groups.
     message = _message_of(error)
     last = _name_of(type(error)) + (f": {message}" if message else "")
     try:
@@ -247,34 +248,35 @@ def _cause_of(error: BaseException) -> BaseException | None:
             cause = error.__context__
     except BaseException:
         return None
-    return cause if isinstance(cause, BaseException) else None
+    return cause if issubclass(type(cause), BaseException) else None
 
 
-def _members_of(error: BaseException) -> tuple[BaseException, ...]:
-    if not isinstance(error, BaseExceptionGroup):
-        return ()
+def _members_of(error: BaseException) -> list[BaseException]:
     try:
-        return tuple(error.exceptions[:MAX_MEMBERS])
+        return list(_GROUP_MEMBERS(error)[:MAX_MEMBERS]) if _is_group(error) else []
     except BaseException:
-        return ()
+        return []
+
+
+def _is_group(error: BaseException) -> bool:
+    return issubclass(type(error), BaseExceptionGroup)  # isinstance() asks error.__class__
 
 
 def _facts_of(error: BaseException) -> tuple[list[Any] | None, dict[str, Any]]:
     """What ``pickle`` would call the constructor with, and the attributes it would set."""
     kept: dict[str, Any] = {}
     try:
-        reduced: Any = error.__reduce__()
-        kind, args, *more = reduced
+        kind, args, *more = tuple[Any, ...](error.__reduce__())
         if kind is not type(error):
             return None, kept
         room = MAX_FACTS_BYTES
         for name, value in (more[0] or {}).items() if more else ():
             packed, size = _pack_measured(value)
-            if packed is not None and size <= room:
+            if 0 < size <= room:
                 kept[_clean(name, MAX_NAME_CHARS)] = packed
                 room -= size
         packed_args, size = _pack_measured(list(args))
-        return packed_args if size <= MAX_FACTS_BYTES else None, kept
+        return packed_args if 0 < size <= MAX_FACTS_BYTES else None, kept
     except BaseException:
         return None, kept
 
@@ -306,8 +308,7 @@ _NAME_BY_TYPE = {kind: name for name, kind in _BY_TEXT.items()}
 def _pack_measured(value: Any) -> tuple[Any, int]:
     """Return the packed value and its size in bytes; (None, 0) if it can't be kept exactly."""
     try:
-        packed = _pack(value)
-        return packed, len(msgspec.json.encode(packed))
+        return (packed := _pack(value)), len(msgspec.json.encode(packed))
     except Exception:
         return None, 0
 

@@ -32,6 +32,9 @@ _maybe_exponent = re.compile(rb"e[1-9]").search
 _maybe_negative_zero = re.compile(rb"-0\.0").search
 _TEXT_OR_FLOAT = re.compile(rb'"(?:[^"\\]+|\\.)*"|-?[0-9.]+e[0-9]+|-0\.0(?![0-9e])')
 
+_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
+_ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
 _NATURAL = (
     kinds.AnyType,
     kinds.NoneType,
@@ -59,6 +62,23 @@ load_plain = msgspec.json.Decoder().decode
 def holds_nul(raw: bytes) -> bool:
     """Whether JSON text holds an escaped NUL; a backslash before ``u0000`` may be text itself."""
     return b"\\" in raw and _NUL.search(raw) is not None
+
+
+def is_deeper_than(limit: int, raw: bytes) -> bool:
+    """Whether lists and objects are nested more than ``limit`` levels deep.
+
+    Without recursion, and quick: text is cut out, the innermost pairs of brackets are taken
+    away ``limit`` times, and then something is left, or not.
+    """
+    if len(raw) <= 2 * limit or raw.count(b"[") + raw.count(b"{") <= limit:
+        return False
+    unescaped = raw.replace(rb"\\", b"").replace(rb"\"", b"")
+    brackets = b"".join(unescaped.split(b'"')[::2]).translate(_TO_SQUARE, _ALL_BUT_BRACKETS)
+    for _ in range(limit):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
 
 
 def settle_floats(raw: bytes) -> bytes:
@@ -154,7 +174,7 @@ def _check_known(kind: kinds.Type) -> None:
 
 
 def _is_pydantic(kind: type) -> bool:
-    return hasattr(kind, "model_dump_json") and hasattr(kind, "model_validate_json")
+    return hasattr(kind, "model_dump") and hasattr(kind, "model_validate_json")
 
 
 def _write_custom(value: Any) -> Any:
@@ -166,7 +186,7 @@ def _write_custom(value: Any) -> Any:
             return method(value)
     kind = type(value)
     if _is_pydantic(kind):
-        return load_plain(value.model_dump_json(by_alias=True, round_trip=True))
+        return value.model_dump(mode="json", by_alias=True, round_trip=True)
     raise TypeError(f"objects of type `{kind.__module__}.{kind.__qualname__}` have no form in JSON")
 
 

@@ -37,12 +37,11 @@ def split_msgspec_error(error: BaseException) -> tuple[str, str]:
     """
     message = str(error)
     found = _MSGSPEC_PLACE.search(message)
+    why = message[: found.start()] if found else message
+    why = why[:1].lower() + why[1:]
     if found is None:
-        return "", message[:1].lower() + message[1:]
-    why = message[: found.start()]
-    if found[1]:
-        why = f"a key: {why}"
-    return found[2].removeprefix("."), why[:1].lower() + why[1:]
+        return "", why
+    return found[2].removeprefix("."), f"a key: {why}" if found[1] else why
 
 
 def locate(value: Any, is_faulty: Callable[[Any], bool]) -> tuple[str, Any]:
@@ -114,7 +113,7 @@ def _field_names(value: Any) -> tuple[str, ...]:
         return tuple(field.name for field in dataclasses.fields(value))
     if hasattr(value, "__attrs_attrs__"):
         return tuple(field.name for field in value.__attrs_attrs__)
-    if hasattr(value, "model_dump_json"):
+    if hasattr(value, "model_dump"):
         return tuple(vars(value))
     return ()
 

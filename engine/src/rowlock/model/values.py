@@ -21,6 +21,10 @@ from rowlock.model import jsonb, places
 MAX_VALUE_BYTES = 16 * 1024 * 1024
 """The longest JSON text of one value. Larger things belong in a file or table of their own."""
 
+MAX_DEPTH = 200
+"""How deep lists and objects may be nested. Python's own limit is higher, but shifts with its
+version and with the depth of the stack: what one process stores, another could fail to load."""
+
 _NO_DECODER = (
     "Use plain types, a dataclass, a NamedTuple, a TypedDict, an Enum or a msgspec.Struct; for a "
     "union of classes, msgspec.Structs with a tag. Or declare Any and get plain JSON back."
@@ -89,6 +93,8 @@ class Shape:
             raw = jsonb.settle_floats(raw)
         if len(raw) > MAX_VALUE_BYTES:
             raise self._too_large(len(raw))
+        if jsonb.is_deeper_than(MAX_DEPTH, raw):
+            raise self._too_deep()
         if jsonb.holds_nul(raw):
             raise self._nul(value)
         try:
@@ -131,7 +137,7 @@ class Shape:
 
     def _unwritable(self, value: Any, error: Exception) -> InvalidValue:
         if isinstance(error, RecursionError):
-            return self._refused("", "it is nested too deeply, or contains itself.")
+            return self._too_deep()
         path, culprit = places.locate(value, _cannot_be_written)
         if inspect.iscoroutine(culprit):
             culprit.close()  # this error says it; a "never awaited" warning would say it again
@@ -147,6 +153,10 @@ class Shape:
             f"its JSON text has {size} bytes, the limit is {MAX_VALUE_BYTES}.",
             "Store the data elsewhere and pass on where it is.",
         )
+
+    def _too_deep(self) -> InvalidValue:
+        why = f"it is nested more than {MAX_DEPTH} levels deep, or contains itself."
+        return self._refused("", why, "Make it flatter, such as a list with references.")
 
     def _nul(self, value: Any) -> InvalidValue:
         path, _ = places.locate(value, _holds_nul)
@@ -303,6 +313,8 @@ def _holds_nul(value: Any) -> bool:
 
 
 def _reason(culprit: Any, otherwise: Exception) -> str:
+    if isinstance(culprit, dict):  # its values were found to be good
+        return "one of its keys can't be a key in JSON, which are text"
     try:
         jsonb.encode(culprit)
     except Exception as error:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from asyncio import Future, Handle
+from asyncio import Future
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
@@ -79,12 +79,22 @@ class Spinning(MisplacedCall):
         )
 
 
+class _Turn:
+    """Stands for a Handle, which nobody in a workflow needs: asyncio's own code ignores it."""
+
+    def cancel(self) -> NoReturn:
+        raise MisplacedCall("a callback of a workflow's loop can't be cancelled")
+
+
+_TURN = _Turn()
+
+
 class RunLoop(asyncio.AbstractEventLoop):
     """The loop of one loaded run. See the module's text."""
 
     def __init__(self, execution: Execution) -> None:
         self.execution = execution
-        self._ready: deque[Handle] = deque()
+        self._ready: deque[tuple[Context | None, Callable[..., object], tuple[Any, ...]]] = deque()
         self._main: Branch | None = None
         self.branches: set[Branch] = set()
 
@@ -108,9 +118,18 @@ class RunLoop(asyncio.AbstractEventLoop):
         turns = 0
         try:
             while ready:
-                handle = ready.popleft()
-                if not handle.cancelled():
-                    handle._run()
+                context, callback, arguments = ready.popleft()
+                try:
+                    if context is None:
+                        callback(*arguments)
+                    else:
+                        context.run(callback, *arguments)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:
+                    self.call_exception_handler(
+                        {"message": f"error in callback {callback!r}", "exception": error}
+                    )
                 turns += 1
                 if turns > MOST_CALLBACKS:
                     ready.clear()
@@ -132,6 +151,13 @@ class RunLoop(asyncio.AbstractEventLoop):
         assert branch is not None
         return branch
 
+    def forget(self) -> None:
+        """The code is thrown away: nobody will look at what its branches came to."""
+        for branch in [*self.branches, *([self._main] if self._main else [])]:
+            branch._log_destroy_pending = False  # type: ignore[attr-defined]
+            if branch.done() and not branch.cancelled():
+                branch.exception()
+
     def _keep(self, branch: Branch) -> None:
         self.branches.add(branch)
         branch.add_done_callback(self.branches.discard)
@@ -140,10 +166,9 @@ class RunLoop(asyncio.AbstractEventLoop):
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> Handle:
-        handle = Handle(callback, args, self, context)
-        self._ready.append(handle)
-        return handle
+    ) -> _Turn:
+        self._ready.append((context, callback, args))
+        return _TURN
 
     def create_future(self) -> Future[Any]:
         return Future(loop=self)

@@ -30,6 +30,8 @@ log = logging.getLogger("rowlock.journal")
 
 MOST_BYTES = 4 * 1024 * 1024
 CLOSING_AFTER_S = 0.3
+SMALL_BATCH = 16
+"""Up to so many answers are given in one go."""
 
 WRITTEN, RECORDED, AGAIN, LOOK, LOST, REFUSED = (
     "written",
@@ -125,21 +127,10 @@ class Journal:
             if isinstance(item.entry, Finish) and now - item.added_at > CLOSING_AFTER_S:
                 item.entry.closing = True
         try:
-            answers = await self._send(batch)
+            return self._answer(batch, await self._send(batch))
         except Poisoned:
-            return await self._write_apart(batch)
-        leftovers: list[_Item] = []
-        for number, item in enumerate(batch):
-            answer = answers.get(number)
-            verdict, detail = (WRITTEN, None) if answer is None else (answer.verdict, answer.detail)
-            if verdict == AGAIN and not isinstance(item.entry, Suspend):
-                leftovers.append(item)
-            else:
-                item.done(verdict, detail)
-        return leftovers
-
-    async def _write_apart(self, batch: list[_Item]) -> list[_Item]:
-        """One of these is poison: write each alone, so that only that one fails."""
+            pass
+        # One of these is poison: write each alone, so that only that one fails.
         leftovers: list[_Item] = []
         for item in batch:
             if item.is_dropped():
@@ -148,17 +139,25 @@ class Journal:
                 answers = await self._send([item], retrying=True)
             except Poisoned as error:
                 log.error("PostgreSQL refused an entry of run %s: %s", item.entry.run, error)
-                item.done(REFUSED, str(error))
-                continue
-            answer = answers.get(0)
-            if (
-                answer is not None
-                and answer.verdict == AGAIN
-                and not isinstance(item.entry, Suspend)
-            ):
+                answers = {0: Answer(0, REFUSED, str(error))}
+            leftovers += self._answer([item], answers)
+        return leftovers
+
+    def _answer(self, batch: list[_Item], answers: dict[int, Answer]) -> list[_Item]:
+        """Tell everyone the verdict on his entry; gives back what must come again, in order."""
+        leftovers: list[_Item] = []
+        told: list[tuple[Done, str, Any]] = []
+        for number, item in enumerate(batch):
+            answer = answers.get(number)
+            if answer is None:
+                told.append((item.done, WRITTEN, None))
+            elif answer.verdict == AGAIN and not isinstance(item.entry, Suspend):
                 leftovers.append(item)
             else:
-                item.done(*((WRITTEN, None) if answer is None else (answer.verdict, answer.detail)))
+                told.append((item.done, answer.verdict, answer.detail))
+        # In two halves: while the database writes what the first half asks for next, the second
+        # half's code runs. All at once they would take turns, and each would idle half the time.
+        asyncio.get_running_loop().call_soon(_tell, told, max(SMALL_BATCH, (len(told) + 1) // 2))
         return leftovers
 
     async def _send(self, batch: list[_Item], *, retrying: bool = False) -> dict[int, Answer]:
@@ -195,3 +194,11 @@ class Journal:
             if any(isinstance(e, Release) or (isinstance(e, Step) and e.child) for e in entries):
                 self._on_ready()
             return found
+
+
+def _tell(told: list[tuple[Done, str, Any]], share: int) -> None:
+    """Give a share of the answers now, the others in the loop's next turn."""
+    for done, verdict, detail in told[:share]:
+        done(verdict, detail)
+    if len(told) > share:
+        asyncio.get_running_loop().call_soon(_tell, told[share:], share)

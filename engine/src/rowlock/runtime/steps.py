@@ -23,7 +23,8 @@ from rowlock.errors import InvalidValue, StepTimeout
 from rowlock.model.commands import ExecuteStep, ExecuteTransaction
 from rowlock.model.failure import Failure
 from rowlock.runtime import inside
-from rowlock.runtime.execution import IN_MEMORY_S, Execution, Request
+from rowlock.runtime.execution import IN_MEMORY_S, Execution
+from rowlock.runtime.request import Request
 from rowlock.store.connection import Backoff, Disconnected, SessionPool
 from rowlock.store.statements import RECORD_FAILED_TRANSACTION, RECORDED
 from rowlock.store.transactions import (
@@ -61,7 +62,6 @@ class StepRunner:
         request.task = asyncio.get_running_loop().create_task(
             work(execution, request), context=request.context
         )
-        request.task.add_done_callback(partial(self._on_done, execution, request))
 
     def running(self) -> list[str]:
         """What is being executed now, for people: step, place, run, since when."""
@@ -72,42 +72,40 @@ class StepRunner:
             for request, (execution, since) in self._active.items()
         ]
 
-    def _on_done(self, execution: Execution, request: Request, task: asyncio.Task[None]) -> None:
-        self._active.pop(request, None)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error(
-                "Rowlock failed around step %s",
-                request.command.name,
-                exc_info=error,
-                extra={"run": str(execution.run_id)},
-            )
-            execution.record_failure(request, Failure.of(error))
-
     async def _run_step(self, execution: Execution, request: Request) -> None:
         command = request.command
         assert isinstance(command, ExecuteStep)
-        self._enter(request)
-        while True:
-            request.attempt += 1
-            began = time.perf_counter()
-            try:
-                value = await self._call(command)
-                output, value = command.shape.store_and_load(value)
-            except BaseException as error:
-                seconds = time.perf_counter() - began
-                if not await self._try_again(execution, request, error):
+        inside.enter_step(command.name)
+        try:
+            while True:
+                self._begin_attempt(execution, request)
+                began = time.perf_counter()
+                try:
+                    value = await self._call(command)
+                    output, value = command.shape.store_and_load(value)
+                except BaseException as error:
+                    if await self._try_again(execution, request, error):
+                        continue
                     if not request.parked and not _is_ours(execution, request, error):
-                        execution.record_failure(request, Failure.of(error), seconds=seconds)
-                    return
-            else:
-                execution.record_step(
-                    request, value=value, output=output, seconds=time.perf_counter() - began
-                )
+                        seconds = time.perf_counter() - began
+                        execution.record_failure(request, Failure.of(error), seconds)
+                else:
+                    execution.record_step(request, value, output, time.perf_counter() - began)
                 return
+        finally:
+            self._active.pop(request, None)
 
-    def _enter(self, request: Request) -> None:
-        inside.enter_step(request.command.name)
-        logs.within(place=request.place, step=request.command.name, attempt=request.attempt + 1)
+    def _begin_attempt(self, execution: Execution, request: Request) -> None:
+        request.attempt += 1
+        logs.enter(
+            logs.Where(
+                execution.run_text,
+                execution.workflow.name,
+                request.place,
+                request.command.name,
+                request.attempt,
+            )
+        )
 
     async def _call(self, command: ExecuteStep) -> Any:
         function = command.function
@@ -170,19 +168,27 @@ class StepRunner:
             execution.park_retry(request, delay_s, Failure.of(error))
             return False
         await asyncio.sleep(delay_s)
-        logs.within(attempt=request.attempt + 1)
         return True
 
     # --- transactions
 
     async def _run_transaction(self, execution: Execution, request: Request) -> None:
+        try:
+            await self._transact_until_done(execution, request)
+        except Exception as error:
+            log.exception("Rowlock failed around transaction %s", request.command.name)
+            execution.record_failure(request, Failure.of(error))
+        finally:
+            self._active.pop(request, None)
+
+    async def _transact_until_done(self, execution: Execution, request: Request) -> None:
         command = request.command
         assert isinstance(command, ExecuteTransaction)
-        self._enter(request)
+        inside.enter_step(command.name)
         conflicts = 0
         backoff = Backoff()
         while True:
-            request.attempt += 1
+            self._begin_attempt(execution, request)
             began = time.perf_counter()
             try:
                 await self._transact(execution, request, command, began)
@@ -253,7 +259,7 @@ class StepRunner:
                 }
             )
         except BaseException:
-            execution.settle(position, None)
+            execution.unsettle(position)
             raise
         execution.settle(position, request, value)
 
@@ -285,10 +291,10 @@ class StepRunner:
                 },
             )
         except BaseException:
-            execution.settle(position, None)
+            execution.unsettle(position)
             raise
         if not found:
-            execution.settle(position, None)
+            execution.unsettle(position)
             execution.lost()
             return
         execution.adopt(position, request, found[0].output, found[0].error)

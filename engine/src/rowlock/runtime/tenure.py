@@ -25,7 +25,8 @@ from rowlock.model.code import Code
 from rowlock.model.commands import StartChild
 from rowlock.model.failure import Failure
 from rowlock.runtime.claimer import Claimer
-from rowlock.runtime.execution import Execution, Request
+from rowlock.runtime.execution import Execution
+from rowlock.runtime.request import Request
 from rowlock.runtime.journal import Journal, WorkerGone
 from rowlock.runtime.keeper import LeaseExpired, LeaseKeeper
 from rowlock.runtime.steps import StepRunner
@@ -283,7 +284,7 @@ class Tenure:
             execution.lost()
 
     def hand_back(self, run_id: UUID, epoch: int) -> None:
-        self.journal.add(Release(str(run_id), 0, epoch), lambda _verdict, _detail: None)
+        self.journal.add(Release(str(run_id), epoch), lambda _verdict, _detail: None)
 
     # --- what executions need: the Host
 
@@ -306,7 +307,6 @@ class Tenure:
             self.journal.add(
                 Release(
                     str(claimed.run_id),
-                    claimed.generation,
                     claimed.epoch,
                     msgspec.Raw(msgspec.json.encode(reason)),
                 ),

@@ -14,16 +14,15 @@ class Step(msgspec.Struct, omit_defaults=True):
     """An outcome at a place. ``child`` starts a run with it, whose id becomes the output."""
 
     run: str
-    generation: int
     epoch: int
     place: str
     position: int
-    kind: str
     name: str
-    attempts: int
     seconds: float
     output: msgspec.Raw | None = None
     error: msgspec.Raw | None = None
+    kind: str = "step"
+    attempts: int = 1
     child: dict[str, Any] | None = None
     i: int = -1
 
@@ -32,7 +31,6 @@ class Wait(msgspec.Struct, omit_defaults=True):
     """A timer that must outlive the process. ``kind``: timer or retry."""
 
     run: str
-    generation: int
     epoch: int
     place: str
     kind: str
@@ -46,7 +44,6 @@ class Finish(msgspec.Struct, omit_defaults=True):
     """How the generation ended. ``waited``: it may have left rows in ``wait``."""
 
     run: str
-    generation: int
     epoch: int
     status: str
     output: msgspec.Raw | None = None
@@ -60,7 +57,6 @@ class Suspend(msgspec.Struct, omit_defaults=True):
     """Sleep until a timer of ``open`` falls due, or a run of ``watches`` ends."""
 
     run: str
-    generation: int
     epoch: int
     watches: list[dict[str, str]]
     open: list[str]
@@ -73,7 +69,6 @@ class Release(msgspec.Struct, omit_defaults=True):
     """Give the run back: to anybody, or with a ``reason`` to whoever resumes it."""
 
     run: str
-    generation: int
     epoch: int
     reason: msgspec.Raw | None = None
     i: int = -1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO, Any
 
@@ -16,19 +17,34 @@ import msgspec
 
 FIELDS = ("run", "workflow", "place", "step", "attempt")
 
-_where: ContextVar[dict[str, Any]] = ContextVar("rowlock_log_fields")
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """What a line of log belongs to."""
+
+    run: str
+    workflow: str
+    place: str | None = None
+    step: str | None = None
+    attempt: int | None = None
 
 
-def within(**fields: Any) -> None:
-    """From here on, lines logged in this context carry these fields."""
-    _where.set(_where.get({}) | fields)
+_where: ContextVar[Where | None] = ContextVar("rowlock_where", default=None)
+
+
+def enter(where: Where) -> None:
+    """From here on, lines logged in this context belong to this."""
+    _where.set(where)
 
 
 class _AddFields(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        for name, value in _where.get({}).items():
-            if not hasattr(record, name):
-                setattr(record, name, value)
+        where = _where.get()
+        if where is not None:
+            for name in FIELDS:
+                value = getattr(where, name)
+                if value is not None and not hasattr(record, name):
+                    setattr(record, name, value)
         return True
 
 

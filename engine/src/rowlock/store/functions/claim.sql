@@ -6,7 +6,8 @@
 -- (3) the queue's gate, so that a limit that comes later is exact at once; (4) in a later
 -- statement, the claim: ids through ANY(ARRAY(…)), because the same as a CTE joined to the
 -- update flips to a sequential scan under a generic plan (tests/store/test_plans.py).
--- SKIP LOCKED everywhere: nobody waits for anybody.
+-- SKIP LOCKED everywhere: nobody waits for anybody. FOR NO KEY UPDATE is enough for a ready task,
+-- and passes the KEY SHARE of those who watch it: a parent's suspend must not hide its child.
 
 -- ready_queues: which queues of an app have ready tasks: a loose walk over the claim's index,
 -- one probe a queue however deep the backlog.
@@ -101,7 +102,7 @@ begin
                                and r.state = 'ready'
                              order by r.app, r.queue, r.version, r.priority, r.due_at, r.run_id
                              limit p_want
-                               for update skip locked) as c
+                               for no key update skip locked) as c
                       order by c.priority, c.due_at, c.run_id
                       limit p_want))
             returning t.run_id, t.epoch, t.generation, t.version, t.takeovers)

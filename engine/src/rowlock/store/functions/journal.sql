@@ -43,7 +43,7 @@ begin
         select t.run_id from rowlock.task as t
          where t.run_id = any (v_waiters) and t.state = 'waiting'
          order by t.run_id
-           for update skip locked);
+           for no key update skip locked);
     insert into rowlock.wake (run_id)
     select t.run_id from rowlock.task as t
      where t.run_id = any (v_waiters) and t.state = 'waiting' and not t.run_id = any (v_locked);
@@ -150,65 +150,69 @@ begin
         if p_retrying then
             insert into rowlock.step (run_id, recorded_at, generation, position, epoch, seconds, attempts,
                                       place, kind, name, output, error)
-            select e.run, v_now, e.generation, e.position, e.epoch, e.seconds, e.attempts,
-                   e.place, e.kind, e.name,
+            select e.run, v_now, t.generation, e.position, e.epoch, e.seconds, coalesce(e.attempts, 1),
+                   e.place, coalesce(e.kind, 'step'), e.name,
                    case when e.kind = 'now' then to_jsonb(v_now)
                         else coalesce(v_children -> e.i::text, e.output) end, e.error
               from jsonb_to_recordset(p_steps) as e (
-                       i integer, run uuid, generation integer, position integer, epoch integer,
+                       i integer, run uuid, position integer, epoch integer,
                        seconds real, attempts smallint, place text, kind text, name text, output jsonb, error jsonb)
               join rowlock.task as t on t.run_id = e.run
              where t.epoch = e.epoch and t.state = 'running' and t.worker_id = p_worker
-               and t.generation = e.generation and not e.run = any (v_passed)
+               and not e.run = any (v_passed)
             on conflict do nothing;
         else
             insert into rowlock.step (run_id, recorded_at, generation, position, epoch, seconds, attempts,
                                       place, kind, name, output, error)
-            select e.run, v_now, e.generation, e.position, e.epoch, e.seconds, e.attempts,
-                   e.place, e.kind, e.name,
+            select e.run, v_now, t.generation, e.position, e.epoch, e.seconds, coalesce(e.attempts, 1),
+                   e.place, coalesce(e.kind, 'step'), e.name,
                    case when e.kind = 'now' then to_jsonb(v_now)
                         else coalesce(v_children -> e.i::text, e.output) end, e.error
               from jsonb_to_recordset(p_steps) as e (
-                       i integer, run uuid, generation integer, position integer, epoch integer,
+                       i integer, run uuid, position integer, epoch integer,
                        seconds real, attempts smallint, place text, kind text, name text, output jsonb, error jsonb)
               join rowlock.task as t on t.run_id = e.run
              where t.epoch = e.epoch and t.state = 'running' and t.worker_id = p_worker
-               and t.generation = e.generation and not e.run = any (v_passed);
+               and not e.run = any (v_passed);
         end if;
         get diagnostics v_written = row_count;
 
         if v_written < v_asked then
-            -- "No row" is a question, not an answer: look again, then decide (2i).
+            -- "No row" is a question, not an answer: look again, then decide (2i). A finish that came
+            -- with them may have been committed by the first try: its outcome has our epoch.
             return query
             select e.i,
                    case when e.run = any (v_passed) then 'again'
-                        when s.run_id is not null and not (
-                                 s.epoch = e.epoch and s.position = e.position and s.recorded_at >= v_now)
-                            then 'recorded'
-                        when s.run_id is null then 'lost'
+                        when s.run_id is not null then 'recorded'
+                        when t.run_id is not null then 'again'
+                        else 'lost'
                    end,
                    case when s.run_id is not null and not e.run = any (v_passed) then
                        jsonb_build_object('kind', s.kind, 'name', s.name, 'position', s.position,
                                           'output', s.output, 'error', s.error)
                    end
               from jsonb_to_recordset(p_steps) as e (
-                       i integer, run uuid, generation integer, position integer, epoch integer, place text)
+                       i integer, run uuid, position integer, epoch integer, place text)
               left join rowlock.task as t
                 on t.run_id = e.run and t.epoch = e.epoch and t.state = 'running'
-               and t.worker_id = p_worker and t.generation = e.generation
+               and t.worker_id = p_worker
+              left join rowlock.outcome as o
+                on p_retrying and t.run_id is null and o.run_id = e.run and o.epoch = e.epoch
               left join rowlock.step as s
-                on s.run_id = e.run and s.generation = e.generation and s.place = e.place and t.run_id is not null
+                on s.run_id = e.run and s.generation = coalesce(t.generation, o.generation)
+               and s.place = e.place
              where e.run = any (v_passed) or t.run_id is null
-                or not (s.epoch = e.epoch and s.position = e.position and s.recorded_at >= v_now);
+                or (s.epoch = e.epoch and s.position = e.position and s.recorded_at >= v_now) is not true;
         end if;
 
         if p_steps @> '[{"kind": "now"}]' then
             return query
             select e.i, 'written', to_jsonb(v_now)
               from jsonb_to_recordset(p_steps) as e (
-                       i integer, run uuid, generation integer, place text, kind text)
+                       i integer, run uuid, epoch integer, place text, kind text)
+              join rowlock.task as t on t.run_id = e.run and t.epoch = e.epoch
               join rowlock.step as s
-                on s.run_id = e.run and s.generation = e.generation and s.place = e.place
+                on s.run_id = t.run_id and s.generation = t.generation and s.place = e.place
              where e.kind = 'now' and s.recorded_at = v_now and s.output = to_jsonb(v_now);
         end if;
 
@@ -216,11 +220,12 @@ begin
         if v_children is not null then
             return query
             with fresh as (
-                select e.i, (v_children ->> e.i::text)::uuid as id, e.run, e.generation, e.place, e.child
+                select e.i, (v_children ->> e.i::text)::uuid as id, e.run, t.generation, e.place, e.child
                   from jsonb_to_recordset(p_steps) as e (
-                           i integer, run uuid, generation integer, place text, child jsonb)
+                           i integer, run uuid, epoch integer, place text, child jsonb)
+                  join rowlock.task as t on t.run_id = e.run and t.epoch = e.epoch
                   join rowlock.step as s
-                    on s.run_id = e.run and s.generation = e.generation and s.place = e.place
+                    on s.run_id = t.run_id and s.generation = t.generation and s.place = e.place
                  where e.child is not null and s.output = v_children -> e.i::text
             ), asked as (
                 select f.*, r.app, r.priority,
@@ -251,17 +256,28 @@ begin
 
     if p_waits <> '[]' then
         insert into rowlock.wait (run_id, opened_at, due_at, generation, attempt, place, kind, error)
-        select e.run, v_now, v_now + e.seconds * interval '1 second', e.generation,
+        select distinct on (e.run, e.place)
+               e.run, v_now, v_now + e.seconds * interval '1 second', t.generation,
                coalesce(e.attempt, 0), e.place, e.kind, e.error
           from jsonb_to_recordset(p_waits) as e (
-                   run uuid, generation integer, epoch integer, seconds double precision,
+                   run uuid, epoch integer, seconds double precision,
                    attempt smallint, place text, kind text, error jsonb)
           join rowlock.task as t on t.run_id = e.run
          where t.epoch = e.epoch and t.state = 'running' and t.worker_id = p_worker
-           and t.generation = e.generation and not e.run = any (v_passed)
+           and not e.run = any (v_passed)
+         order by e.run, e.place, coalesce(e.attempt, 0) desc
         on conflict (run_id, generation, place) do update
            set due_at = excluded.due_at, attempt = excluded.attempt, error = excluded.error, kind = excluded.kind
          where rowlock.wait.attempt < excluded.attempt;
+        -- Those of a run that was passed by come again with its suspend: without its timer it
+        -- would sleep for ever.
+        return query
+        select e.i, case when e.run = any (v_passed) then 'again' else 'lost' end, null::jsonb
+          from jsonb_to_recordset(p_waits) as e (i integer, run uuid, epoch integer)
+         where e.run = any (v_passed)
+            or not exists (select from rowlock.task as t
+                            where t.run_id = e.run and t.epoch = e.epoch and t.state = 'running'
+                              and t.worker_id = p_worker);
     end if;
 
     if v_ends = '[]' then
@@ -270,8 +286,17 @@ begin
     if cardinality(v_held) < jsonb_array_length(v_ends) then
         return query
         select e.i, case when e.run = any (v_passed) then 'again' else 'lost' end, null::jsonb
-          from jsonb_to_recordset(v_ends) as e (i integer, run uuid)
-         where not e.run = any (v_held);
+          from jsonb_to_recordset(v_ends) as e (i integer, run uuid, epoch integer)
+         where not exists (select from rowlock.task as t
+                            where t.run_id = e.run and t.epoch = e.epoch and t.run_id = any (v_held))
+           -- Written by the first try of a batch that is sent again: an outcome of our epoch, or a
+           -- sleep that began in it and lasts.
+           and not (p_retrying and (
+                    exists (select from rowlock.outcome as o
+                             where o.run_id = e.run and o.epoch = e.epoch)
+                    or exists (select from rowlock.task as t
+                                where t.run_id = e.run and t.epoch = e.epoch + 1
+                                  and t.state = 'waiting')));
         if v_held = '{}' then
             return;
         end if;
@@ -280,8 +305,10 @@ begin
     if p_finishes <> '[]' then
         -- (6) finishes
         v_finish := array(
-            select e.run from jsonb_to_recordset(p_finishes) as e (run uuid)
-             where e.run = any (v_held));
+            select t.run_id
+              from jsonb_to_recordset(p_finishes) as e (run uuid, epoch integer)
+              join rowlock.task as t on t.run_id = e.run and t.epoch = e.epoch
+             where t.run_id = any (v_held));
         with gone as (
             delete from rowlock.task where run_id = any (v_finish) returning *)
         insert into rowlock.outcome (run_id, started_at, finished_at, generation, epoch, app, workflow, queue,
@@ -289,8 +316,9 @@ begin
         select g.run_id, g.started_at, v_now, g.generation, g.epoch, g.app, g.workflow, g.queue,
                g.version, e.status, e.output, e.error
           from gone as g
-          join jsonb_to_recordset(p_finishes) as e (run uuid, status text, output jsonb, error jsonb)
-            on g.run_id = e.run;
+          join jsonb_to_recordset(p_finishes) as e (
+                   run uuid, epoch integer, status text, output jsonb, error jsonb)
+            on g.run_id = e.run and g.epoch = e.epoch;
         if p_finishes @> '[{"waited": true}]' then
             delete from rowlock.wait where run_id = any (v_finish);
         end if;
@@ -307,8 +335,8 @@ begin
            set state = case when e.reason is null then 'ready' else 'blocked' end,
                epoch = t.epoch + 1, worker_id = null, claimed_at = null, closing = false,
                reason = e.reason
-          from jsonb_to_recordset(p_releases) as e (run uuid, reason jsonb)
-         where t.run_id = e.run and e.run = any (v_held);
+          from jsonb_to_recordset(p_releases) as e (run uuid, epoch integer, reason jsonb)
+         where t.run_id = e.run and t.epoch = e.epoch and t.run_id = any (v_held);
         perform rowlock.notify_idle(q.app, q.queue, p_worker)
            from (select distinct t.app, t.queue
                    from jsonb_to_recordset(p_releases) as e (run uuid, reason jsonb)
@@ -318,19 +346,21 @@ begin
 
     if p_suspends <> '[]' then
         -- (8) suspends: look at what is watched, under its lock; register; sleep. `force` is for
-        -- one that was passed by for too long: it sleeps without the lock, but not for long.
+        -- one that was passed by for too long: it sleeps without the lock, but not for long. Nor
+        -- does one with a place that nothing is registered for (its timer was refused).
         return query
         with sleepy as materialized (
-            select e.i, e.run, e.generation, e.watches, e.open, e.patience_ms, coalesce(e.force, false) as force,
+            select e.i, e.run, m.generation, e.watches, e.open, e.patience_ms, coalesce(e.force, false) as force,
                    (select bool_or(not exists (
                                 select from rowlock.task as t where t.run_id = (w ->> 'on')::uuid))
                       from jsonb_array_elements(e.watches) as w) as ended,
                    (select coalesce(bool_and((w ->> 'on')::uuid = any (v_watched)), true)
                       from jsonb_array_elements(e.watches) as w) as all_held
               from jsonb_to_recordset(p_suspends) as e (
-                       i integer, run uuid, generation integer, watches jsonb, open jsonb,
+                       i integer, run uuid, epoch integer, watches jsonb, open jsonb,
                        patience_ms integer, force boolean)
-             where e.run = any (v_held)
+              join rowlock.task as m on m.run_id = e.run and m.epoch = e.epoch
+             where m.run_id = any (v_held)
         ), asleep as materialized (
             select * from sleepy where ended is not true and (all_held or force)
         ), closed as (
@@ -348,11 +378,17 @@ begin
                set state = 'waiting', epoch = t.epoch + 1, worker_id = null, claimed_at = null,
                    takeovers = 0, closing = false, patience_ms = a.patience_ms,
                    due_at = least(
-                       (select min(w.due_at) from rowlock.wait as w
-                         where w.run_id = a.run and w.generation = a.generation and a.open ? w.place),
-                       case when a.all_held then timestamptz 'infinity'
+                       timers.first_due_at,
+                       case when a.all_held and timers.count + jsonb_array_length(a.watches)
+                                                >= jsonb_array_length(a.open)
+                            then timestamptz 'infinity'
                             else clock_timestamp() + interval '1 second' end)
               from asleep as a
+             cross join lateral (
+                    select count(*) as count, min(w.due_at) as first_due_at
+                      from rowlock.wait as w
+                     where w.run_id = a.run and w.generation = a.generation
+                       and w.kind <> 'run' and a.open ? w.place) as timers
              where t.run_id = a.run
         )
         select s.i, case when s.ended then 'look' else 'again' end, null::jsonb

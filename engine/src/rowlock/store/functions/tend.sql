@@ -1,6 +1,7 @@
 -- tend: what any worker does for all of them, a bounded batch at a time: promote what has
 -- fallen due, wake whom a busy journal could not wake, take over from the dead. All SKIP LOCKED,
--- so workers pass each other.
+-- so workers pass each other. Waking takes FOR NO KEY UPDATE, which passes those who watch the task;
+-- taking over takes FOR UPDATE, which does not pass a transaction step between fence and commit.
 
 -- promote_due: make ready what has fallen due (sleeps, delayed starts, retries, timeouts). The
 -- epoch stays: nobody held these tasks, so there is no owner to fence off. due_at stays too: the
@@ -24,7 +25,7 @@ begin
                       where d.state in ('scheduled', 'waiting') and d.due_at <= clock_timestamp()
                       order by d.due_at
                       limit p_limit
-                        for update skip locked))
+                        for no key update skip locked))
             returning t.app, t.queue)
         select app, queue, count(*) as n from promoted group by app, queue
     loop
@@ -48,7 +49,7 @@ begin
         return 0;
     end if;
     v_locked := array(select t.run_id from rowlock.task as t
-                       where t.run_id = any (v_noted) order by t.run_id for update skip locked);
+                       where t.run_id = any (v_noted) order by t.run_id for no key update skip locked);
     update rowlock.task set state = 'ready', due_at = clock_timestamp()
      where run_id = any (v_locked) and state = 'waiting';
     -- A waiter that is locked by someone stays noted; one without a task has ended.

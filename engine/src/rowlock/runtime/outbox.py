@@ -1,0 +1,114 @@
+"""Writes one run's entries into the journal, under its epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from rowlock.model.commands import StartChild
+from rowlock.model.states import Outcome
+from rowlock.runtime.journal import Done, Journal
+from rowlock.runtime.request import Request
+from rowlock.store.entries import Finish, Release, Step, Suspend, Wait
+from rowlock.store.statements import Claimed
+
+
+def raw(text: str | None) -> msgspec.Raw | None:
+    """JSON text, to stand inside other JSON as it is."""
+    return None if text is None else msgspec.Raw(text.encode())
+
+
+class Outbox:
+    """The journal as one run sees it. ``is_over``: forget what was not sent yet."""
+
+    __slots__ = ("_epoch", "_generation", "_is_over", "_journal", "_run", "waited")
+
+    def __init__(self, journal: Journal, claimed: Claimed, is_over: Callable[[], bool]) -> None:
+        self._journal = journal
+        self._run = str(claimed.run_id)
+        self._generation = claimed.generation
+        self._epoch = claimed.epoch
+        self._is_over = is_over
+        self.waited = False
+        """Whether the run may have rows in ``wait``, which its finish must clear."""
+
+    def step(
+        self,
+        request: Request,
+        position: int,
+        output: str | None,
+        error: str | None,
+        seconds: float,
+        child: dict[str, Any] | None,
+        done: Done,
+    ) -> None:
+        """Record what came of a request."""
+        command = request.command
+        entry = Step(
+            self._run,
+            self._epoch,
+            request.place,
+            position,
+            command.name,
+            seconds,
+            raw(output),
+            raw(error),
+            command.kind,
+            request.attempt or 1,
+            child,
+        )
+        self._journal.add(entry, done, self._is_over)
+
+    def wait(
+        self,
+        request: Request,
+        kind: str,
+        seconds: float,
+        attempt: int = 0,
+        error: str | None = None,
+    ) -> None:
+        """Make a timer outlive this process."""
+        self.waited = True
+        entry = Wait(self._run, self._epoch, request.place, kind, seconds, attempt, raw(error))
+        self._journal.add(entry, _ignore, self._is_over)
+
+    def finish(self, status: Outcome, output: str | None, error: str | None, done: Done) -> None:
+        """Record how the run ended."""
+        entry = Finish(self._run, self._epoch, status, raw(output), raw(error), self.waited)
+        self._journal.add(entry, done, self._is_over)
+
+    def suspend(
+        self,
+        watches: list[dict[str, str]],
+        open_places: list[str],
+        patience_ms: int,
+        force: bool,
+        done: Done,
+    ) -> None:
+        """Put the run to sleep until something of this happens."""
+        self.waited = True
+        entry = Suspend(self._run, self._epoch, watches, open_places, patience_ms, force)
+        self._journal.add(entry, done, self._is_over)
+
+    def release(self, reason: bytes | None, done: Done) -> None:
+        """Give the run back; with a reason it is blocked."""
+        held = None if reason is None else msgspec.Raw(reason)
+        self._journal.add(Release(self._run, self._epoch, held), done, self._is_over)
+
+
+def child_entry(child: StartChild) -> dict[str, Any]:
+    """What the journal needs to start a child."""
+    entry: dict[str, Any] = {"workflow": child.name, "input": raw(child.input)}
+    if child.queue is not None:
+        entry["queue"] = child.queue
+    if child.priority is not None:
+        entry["priority"] = child.priority
+    if child.attributes is not None:
+        entry["attributes"] = raw(child.attributes)
+    return entry
+
+
+def _ignore(_verdict: str, _detail: Any) -> None:
+    """The answer changes nothing: a lost run is learned of elsewhere."""
