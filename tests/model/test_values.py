@@ -64,8 +64,8 @@ class PydanticLike:
     def __init__(self, tags: dict[str, int]) -> None:
         self.tags = tags
 
-    def model_dump_json(self, *, by_alias: bool, round_trip: bool) -> str:
-        return msgspec.json.encode({"tags": self.tags}).decode()
+    def model_dump(self, *, mode: str, by_alias: bool, round_trip: bool) -> dict[str, Any]:
+        return {"tags": self.tags}
 
     @classmethod
     def model_validate_json(cls, text: bytes) -> PydanticLike:
