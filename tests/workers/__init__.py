@@ -1,0 +1,1 @@
+"""Real worker processes for tests: started, stopped, frozen and killed like in real life."""

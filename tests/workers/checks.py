@@ -1,0 +1,78 @@
+"""What must hold of every history, whatever happened; each check is a query that finds nothing."""
+
+from __future__ import annotations
+
+import psycopg
+
+CHECKS = {
+    "a run has neither task nor outcome": """
+        select r.id from rowlock.run r
+         where not exists (select from rowlock.task t where t.run_id = r.id)
+           and not exists (select from rowlock.outcome o where o.run_id = r.id)""",
+    "a run has a task and an outcome of the same generation": """
+        select t.run_id from rowlock.task t
+          join rowlock.outcome o on o.run_id = t.run_id and o.generation = t.generation""",
+    "a step was recorded after the outcome of its generation": """
+        select s.run_id, s.place from rowlock.step s
+          join rowlock.outcome o on o.run_id = s.run_id and o.generation = s.generation
+         where s.recorded_at > o.finished_at""",
+    "a history mixes owners: an older epoch recorded after a newer one": """
+        select run_id from (
+            select run_id, epoch, lag(epoch) over (
+                       partition by run_id, generation order by position) as before
+              from rowlock.step) x
+         where before > epoch""",
+    "a history's positions do not follow the order of recording": """
+        select run_id from (
+            select run_id, recorded_at, kind, lag(recorded_at) over (
+                       partition by run_id, generation order by position) as before,
+                   lag(kind) over (partition by run_id, generation order by position) as kind_before
+              from rowlock.step) x
+         where before > recorded_at and kind <> 'transaction' and kind_before <> 'transaction'""",
+    "two steps have one position": """
+        select run_id, position from rowlock.step
+         group by run_id, generation, position having count(*) > 1""",
+    "a step has no run": """
+        select run_id from rowlock.step s
+         where not exists (select from rowlock.run r where r.id = s.run_id)""",
+    "a task has no run": """
+        select run_id from rowlock.task t
+         where not exists (select from rowlock.run r where r.id = t.run_id)""",
+    "an outcome has no run": """
+        select run_id from rowlock.outcome o
+         where not exists (select from rowlock.run r where r.id = o.run_id)""",
+    "a key points to no run": """
+        select key from rowlock.run_key k
+         where not exists (select from rowlock.run r where r.id = k.run_id)""",
+    "a child was started twice for one place": """
+        select parent_id, parent_place from rowlock.run where parent_id is not null
+         group by parent_id, parent_generation, parent_place having count(*) > 1""",
+    "a child is not in its parent's history": """
+        select c.id from rowlock.run c
+         where c.parent_id is not null and c.key is null
+           and not exists (select from rowlock.step s
+                            where s.run_id = c.parent_id and s.generation = c.parent_generation
+                              and s.place = c.parent_place and s.output = to_jsonb(c.id))""",
+    "a finished run left waits behind": """
+        select w.run_id from rowlock.wait w
+         where not exists (select from rowlock.task t where t.run_id = w.run_id)""",
+    "a run sleeps although what it waits for has ended": """
+        select t.run_id from rowlock.task t
+          join rowlock.wait w on w.run_id = t.run_id and w.generation = t.generation
+         where t.state = 'waiting' and w.on_run_id is not null and t.due_at > now() + interval '2 s'
+           and not exists (select from rowlock.task o where o.run_id = w.on_run_id)
+           and not exists (select from rowlock.wake k where k.run_id = t.run_id)""",
+    "a claim has no worker": """
+        select run_id from rowlock.task t where state = 'running'
+           and not exists (select from rowlock.worker w where w.id = t.worker_id)""",
+}
+
+
+def broken(database: str) -> dict[str, list[tuple[object, ...]]]:
+    """The checks that found something, with the first of what they found."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        found = {
+            name: connection.execute(f"{query} limit 5").fetchall()
+            for name, query in CHECKS.items()
+        }
+    return {name: rows for name, rows in found.items() if rows}
