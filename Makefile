@@ -3,22 +3,48 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PYTEST := $(BIN)/pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help install clean
+.PHONY: help install demo test test-promises lint chaos loadtest peers-quick clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{split($$1, t, ":"); printf "  make %-16s %s\n", t[1], $$2}'
 
 install: $(STAMP) ## set up .venv with everything the other targets need
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Rowlock needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 …" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+	  || { rm -rf $(VENV); echo "could not make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --editable '.[dev]' --group test
 	@touch $@
+
+demo: install ## index a folder of real files with four workers, and kill one half-way (DIR=… for another folder)
+	@$(BIN)/python examples/demo.py $(if $(DIR),"$(DIR)")
+
+test: install lint ## all default tests
+	$(PYTEST)
+
+test-promises: install ## the tests of the promises
+	$(PYTEST) tests/promises
+
+lint: install ## style, types, and which room imports which
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache >.import-linter.log 2>&1 || { cat .import-linter.log; exit 1; }; rm -f .import-linter.log
+
+chaos: install ## kill, freeze, cut off and restart everything for a while, then check every history (SECONDS=…)
+	ROWLOCK_CHAOS_SECONDS=$(or $(SECONDS_),120) $(PYTEST) -s tests/chaos
+
+loadtest: install ## measure steps, drain, latency and replay on an embedded Postgres
+	$(BIN)/python -m rowlock_loadtest
+
+peers-quick: install ## the same beside pgbench, in interleaved rounds
+	$(BIN)/python -m rowlock_loadtest --rounds 3 --beside-pgbench
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis out

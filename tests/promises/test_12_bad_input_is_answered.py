@@ -85,7 +85,7 @@ def test_an_input_that_does_not_fit_the_workflow_fails_the_run_with_the_reason(
     database: str, client: BlockingClient
 ) -> None:
     run = client.start(rowlock.call("echo", wrong=1))
-    with Worker(database), pytest.raises(RunFailed, match="wrong|value"):
+    with Worker(database), pytest.raises(RunFailed, match=r"wrong|value"):
         run.result(timeout=60)
 
 

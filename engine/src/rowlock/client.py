@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any, Generic, Self, TypeVar, cast
 from uuid import UUID
 
@@ -68,6 +69,8 @@ ANY = Shape(Any, "the result")
 MOST_SESSIONS = 8
 CHUNK = 10_000
 READ_TRIES = 6
+MOST_ASKED = 1000
+"""A poller asks for the outcomes of at most so many runs at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,7 +458,7 @@ class Client:
         pause_s = 0.004
         known: set[UUID] = set()
         while self._waiting:
-            asked = list(self._waiting)
+            asked = list(islice(self._waiting, MOST_ASKED))
             try:
                 ended = await self._pool().rows(OUTCOMES, {"runs": asked})
                 strange = [run_id for run_id in asked if run_id not in known]
@@ -470,6 +473,9 @@ class Client:
                 for future in self._waiting.pop(one.run_id, ()):
                     if not future.done():
                         future.set_result(one)
+            for run_id in asked:  # to the end of the line: all get their turn
+                if (waiters := self._waiting.pop(run_id, None)) is not None:
+                    self._waiting[run_id] = waiters
             pause_s = 0.004 if ended else min(0.25, pause_s * 1.5)
             await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))
 

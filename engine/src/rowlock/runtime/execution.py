@@ -113,6 +113,7 @@ class Execution:
         self._history = History(records)
         self._outcomes = outcomes or {}
         self._requests: dict[str, Request] = {}
+        """Asked for, and not delivered yet."""
         self._fresh: list[Request] = []
         """Not recorded; begun when the history is exhausted."""
         self._open: dict[str, Request] = {}
@@ -232,6 +233,7 @@ class Execution:
                 if result is None:
                     self._consider_sleep()
                     return
+                del self._requests[result.request.place]
                 result.deliver()
         except Spinning as error:
             self._finish(Outcome.FAILED, failure=Failure.of(error))
@@ -244,6 +246,7 @@ class Execution:
             waiting = [str(r) for r in self._requests.values() if not r.future.done()]
             found = "a wait for " + ", ".join(waiting[:3]) if waiting else "no such call"
             raise Misfit(record.place, str(record), found)
+        del self._requests[record.place]
         if not request.future.done():
             self._load(request, record.output, record.error).deliver()
 
