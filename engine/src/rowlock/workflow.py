@@ -89,7 +89,7 @@ class CommandCall(Call[R_co]):
         execution = inside.execution()
         if execution is None:
             _refuse(self._command, blocking=False)
-        return (yield from execution.request(self._command))
+        return cast("R_co", (yield from execution.request(self._command)))
 
     def wait(self) -> R_co:
         return cast("R_co", perform_blocking(self._command))

@@ -74,6 +74,8 @@ class Server:
         self._port = port
         self._settings = dict(settings)
         self._bin_dir = bin_dir
+        self.bin_dir = bin_dir or Path()
+        """Where the server's programs are, psql and pgbench too; known after the first start."""
         self._account = server_account()
         self._lock = FolderLock(self.data_dir / "lock")
         self._process: subprocess.Popen[bytes] | None = None
@@ -175,6 +177,7 @@ class Server:
         cluster.make_data_folder(self.data_dir, self._account)
         self._lock.acquire()
         bin_dir = find_binaries(self._account, bin_dir=self._bin_dir, copies=self.data_dir)
+        self.bin_dir = bin_dir
         folder = cluster.make_cluster(self.data_dir, bin_dir, self._account)
         postmaster.end_leftover(folder)
         deadline = time.monotonic() + START_TIMEOUT_S

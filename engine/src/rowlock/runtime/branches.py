@@ -93,7 +93,7 @@ class RunLoop(asyncio.AbstractEventLoop):
     """The loop of one loaded run. See the module's text."""
 
     def __init__(self, execution: Execution) -> None:
-        self.execution = execution
+        self.execution: Execution | None = execution
         self._ready: deque[tuple[Context | None, Callable[..., object], tuple[Any, ...]]] = deque()
         self._main: Branch | None = None
         self.branches: set[Branch] = set()
@@ -157,6 +157,10 @@ class RunLoop(asyncio.AbstractEventLoop):
             branch._log_destroy_pending = False  # type: ignore[attr-defined]
             if branch.done() and not branch.cancelled():
                 branch.exception()
+        # Break the circles: a worker unloads thousands, and should not wait for the collector.
+        self._main = None
+        self.branches.clear()
+        self.execution = None
 
     def _keep(self, branch: Branch) -> None:
         self.branches.add(branch)
@@ -209,7 +213,8 @@ class RunLoop(asyncio.AbstractEventLoop):
         return False
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        self.execution.on_loop_error(context)
+        if self.execution is not None:
+            self.execution.on_loop_error(context)
 
     # --- what knows nothing of replay
 

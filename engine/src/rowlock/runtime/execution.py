@@ -119,7 +119,7 @@ class Execution:
         self._open: dict[str, Request] = {}
         """Begun, and nothing has been handed to the journal for them yet."""
         self._deliveries: Deliveries[Result] = Deliveries(self._history.last_position)
-        self._outbox = Outbox(host.journal, claimed, self._is_over)
+        self._outbox = Outbox(host.journal, claimed)
         self._outbox.waited = bool(self._waits)
         self._suspension = Suspension(
             self._send_suspend,
@@ -142,9 +142,6 @@ class Execution:
     def next_due(self) -> float | None:
         """When its next timer falls due (loop time)."""
         return min((r.due for r in self._requests.values() if r.due is not None), default=None)
-
-    def _is_over(self) -> bool:
-        return self.end is not None
 
     # --- life
 
@@ -603,6 +600,7 @@ class Execution:
         if self.end is not None:
             return
         self.end = how
+        self._outbox.close()
         self.host.unwatch(self)
         try:
             for request in self._requests.values():
@@ -616,8 +614,12 @@ class Execution:
             self._cancel_branches()
         except Spinning:
             log.warning("the workflow spins while it is unloaded", extra={"run": self.run_text})
-        self.loop.forget()
         self.host.unloaded(self, how)
+        self.loop.forget()
+        self._suspension.forget()
+        self._main = None
+        self._requests.clear()
+        self._open.clear()
 
     def on_loop_error(self, context: dict[str, Any]) -> None:
         """asyncio reports an error that nobody in the run's code has looked at."""

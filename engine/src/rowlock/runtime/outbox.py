@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -21,18 +20,24 @@ def raw(text: str | None) -> msgspec.Raw | None:
 
 
 class Outbox:
-    """The journal as one run sees it. ``is_over``: forget what was not sent yet."""
+    """The journal as one run sees it."""
 
-    __slots__ = ("_epoch", "_generation", "_is_over", "_journal", "_run", "waited")
+    __slots__ = ("_closed", "_epoch", "_journal", "_run", "waited")
 
-    def __init__(self, journal: Journal, claimed: Claimed, is_over: Callable[[], bool]) -> None:
+    def __init__(self, journal: Journal, claimed: Claimed) -> None:
         self._journal = journal
         self._run = str(claimed.run_id)
-        self._generation = claimed.generation
         self._epoch = claimed.epoch
-        self._is_over = is_over
+        self._closed = False
         self.waited = False
         """Whether the run may have rows in ``wait``, which its finish must clear."""
+
+    def close(self) -> None:
+        """The run is unloaded: what was not sent yet is forgotten."""
+        self._closed = True
+
+    def _is_closed(self) -> bool:
+        return self._closed
 
     def step(
         self,
@@ -59,7 +64,7 @@ class Outbox:
             request.attempt or 1,
             child,
         )
-        self._journal.add(entry, done, self._is_over)
+        self._journal.add(entry, done, self._is_closed)
 
     def wait(
         self,
@@ -72,12 +77,12 @@ class Outbox:
         """Make a timer outlive this process."""
         self.waited = True
         entry = Wait(self._run, self._epoch, request.place, kind, seconds, attempt, raw(error))
-        self._journal.add(entry, _ignore, self._is_over)
+        self._journal.add(entry, _ignore, self._is_closed)
 
     def finish(self, status: Outcome, output: str | None, error: str | None, done: Done) -> None:
         """Record how the run ended."""
         entry = Finish(self._run, self._epoch, status, raw(output), raw(error), self.waited)
-        self._journal.add(entry, done, self._is_over)
+        self._journal.add(entry, done, self._is_closed)
 
     def suspend(
         self,
@@ -90,12 +95,12 @@ class Outbox:
         """Put the run to sleep until something of this happens."""
         self.waited = True
         entry = Suspend(self._run, self._epoch, watches, open_places, patience_ms, force)
-        self._journal.add(entry, done, self._is_over)
+        self._journal.add(entry, done, self._is_closed)
 
     def release(self, reason: bytes | None, done: Done) -> None:
         """Give the run back; with a reason it is blocked."""
         held = None if reason is None else msgspec.Raw(reason)
-        self._journal.add(Release(self._run, self._epoch, held), done, self._is_over)
+        self._journal.add(Release(self._run, self._epoch, held), done, self._is_closed)
 
 
 def child_entry(child: StartChild) -> dict[str, Any]:

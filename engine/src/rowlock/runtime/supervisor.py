@@ -20,6 +20,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -40,7 +41,6 @@ YOUNG_S = 30.0
 STOP_MARGIN_S = 15.0
 """What a draining child needs beyond its grace: the journal's last batch, leaving."""
 STOP_NOW_S = 5.0
-MOST_BYTES = 1 << 20
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -59,8 +59,7 @@ class Fleet:
     command: Sequence[str]
     environment: Mapping[str, str]
     processes: int
-    grace_s: float
-    """The grace that the command was given."""
+    grace_s: float  # as the command was given it
     waits_for_mending: bool = False
     """A child that can't start as configured waits for a reload (`rowlock dev`)."""
 
@@ -91,16 +90,20 @@ class Process:
         while not self._ending:
             self._called_for.clear()
             born_at = clock.time()
-            code = await self._live()
+            try:
+                code = await self._live()
+            except OSError as error:  # no memory or no process to be had: that passes
+                log.error("process %d can't be started: %s", self.number, error)
+                code = 1
             if self._ending or self._called_for.is_set():
                 pauses = 0
                 continue
             if code == BROKEN_CODE:
                 await self._broken()
                 continue
-            pauses = 0 if clock.time() - born_at > YOUNG_S else pauses
+            pauses = 0 if clock.time() - born_at > YOUNG_S else min(pauses, 16)
             pause_s = min(MOST_PAUSE_S, FIRST_PAUSE_S * 2**pauses) * random.uniform(0.8, 1.0)
-            pauses = min(pauses + 1, 16)
+            pauses += 1
             log.error("process %d %s; again in %.1f s", self.number, _death(code), pause_s)
             await _happens(self._called_for, pause_s)
 
@@ -141,7 +144,7 @@ class Process:
         self.heard_at = asyncio.get_running_loop().time()
         if self._called_for.is_set():  # while the child was being made
             self.reload()
-        reader, writer = await asyncio.open_connection(sock=ours, limit=MOST_BYTES)
+        reader, writer = await asyncio.open_connection(sock=ours, limit=1 << 20)
         listening = asyncio.create_task(self._listen(reader))
         try:
             code = await child.wait()
@@ -158,17 +161,12 @@ class Process:
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         clock = asyncio.get_running_loop()
-        try:
+        with suppress(OSError, ValueError):  # cut off in mid-line: its exit tells the rest
             while text := await reader.readline():
                 line = msgspec.json.decode(text, type=Line)
                 self.heard_at = clock.time()
-                if line.status == "broken":
-                    self._complaint = line.message
-                elif line.status != self.status:
-                    log.debug("process %d is %s", self.number, line.status)
                 self.status, self.loaded = line.status, line.loaded
-        except (OSError, ValueError) as error:  # cut off in mid-line: its exit tells the rest
-            log.debug("process %d: %s", self.number, error)
+                self._complaint = line.message or self._complaint
 
     async def _broken(self) -> None:
         error = ConfigurationError(self._complaint or "no worker process could be started")
@@ -248,5 +246,4 @@ async def _happens(event: asyncio.Event, within_s: float) -> bool:
 def _death(code: int) -> str:
     if code >= 0:
         return f"ended with exit code {code}"
-    hint = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
-    return f"was ended by signal {-code} ({signal.strsignal(-code)}{hint})"
+    return f"was ended by signal {-code}, {signal.strsignal(-code)}"

@@ -58,6 +58,11 @@ class Suspension:
         else:
             event(*arguments)
 
+    def forget(self) -> None:
+        """The run is unloaded: let go of it."""
+        self._held.clear()
+        self._send = self._on_asleep = self._on_awake = self._on_lost = _nothing
+
     def _try(self) -> None:
         if self._since is not None:
             forced = self._clock.time() - self._since > FORCE_AFTER_S
@@ -76,3 +81,7 @@ class Suspension:
             self._on_awake(verdict == LOOK)
         else:
             self._on_asleep()
+
+
+def _nothing(*_: object) -> None:
+    return None

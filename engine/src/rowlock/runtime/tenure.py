@@ -26,9 +26,9 @@ from rowlock.model.commands import StartChild
 from rowlock.model.failure import Failure
 from rowlock.runtime.claimer import Claimer
 from rowlock.runtime.execution import Execution
-from rowlock.runtime.request import Request
 from rowlock.runtime.journal import Journal, WorkerGone
 from rowlock.runtime.keeper import LeaseExpired, LeaseKeeper
+from rowlock.runtime.request import Request
 from rowlock.runtime.steps import StepRunner
 from rowlock.runtime.tender import Tender
 from rowlock.runtime.watcher import Watcher

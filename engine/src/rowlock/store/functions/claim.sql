@@ -69,11 +69,14 @@ begin
 
     foreach v_queue in array v_queues loop
         exit when p_want <= 0;
+        -- A probe a version: as a semi-join it reads the whole queue of a version that is not ours.
         continue when not exists (
             select from unnest(v_fits) as f (version)
-             where exists (select from rowlock.task as t
-                            where t.app = p_app and t.queue = v_queue and t.version = f.version
-                              and t.state = 'ready'));
+             cross join lateral (
+                   select from rowlock.task as t
+                    where t.app = p_app and t.queue = v_queue and t.version = f.version
+                      and t.state = 'ready'
+                    limit 1) as t);
         perform 1 from rowlock.worker as w
           where w.id = p_worker and w.lease_until > clock_timestamp() and not w.draining
             for key share skip locked;

@@ -44,9 +44,12 @@ begin
          where t.run_id = any (v_waiters) and t.state = 'waiting'
          order by t.run_id
            for no key update skip locked);
+    -- One note a waiter is enough. A sweep that removes it just now holds the waiter's task and wakes
+    -- it; if that comes before our commit, the waiter can't sleep again past our lock.
     insert into rowlock.wake (run_id)
     select t.run_id from rowlock.task as t
-     where t.run_id = any (v_waiters) and t.state = 'waiting' and not t.run_id = any (v_locked);
+     where t.run_id = any (v_waiters) and t.state = 'waiting' and not t.run_id = any (v_locked)
+       and not exists (select from rowlock.wake as w where w.run_id = t.run_id);
     -- Who waits for many is not woken for each: its replay costs more than the wait (patience).
     with woken as (
         update rowlock.task as t
@@ -197,7 +200,7 @@ begin
                 on t.run_id = e.run and t.epoch = e.epoch and t.state = 'running'
                and t.worker_id = p_worker
               left join rowlock.outcome as o
-                on p_retrying and t.run_id is null and o.run_id = e.run and o.epoch = e.epoch
+                on t.run_id is null and o.run_id = e.run and o.epoch = e.epoch
               left join rowlock.step as s
                 on s.run_id = e.run and s.generation = coalesce(t.generation, o.generation)
                and s.place = e.place
@@ -267,8 +270,9 @@ begin
            and not e.run = any (v_passed)
          order by e.run, e.place, coalesce(e.attempt, 0) desc
         on conflict (run_id, generation, place) do update
-           set due_at = excluded.due_at, attempt = excluded.attempt, error = excluded.error, kind = excluded.kind
-         where rowlock.wait.attempt < excluded.attempt;
+           set due_at = excluded.due_at, attempt = excluded.attempt, error = excluded.error,
+               kind = excluded.kind, on_run_id = null
+         where rowlock.wait.attempt < excluded.attempt or rowlock.wait.kind <> excluded.kind;
         -- Those of a run that was passed by come again with its suspend: without its timer it
         -- would sleep for ever.
         return query
@@ -286,17 +290,19 @@ begin
     if cardinality(v_held) < jsonb_array_length(v_ends) then
         return query
         select e.i, case when e.run = any (v_passed) then 'again' else 'lost' end, null::jsonb
-          from jsonb_to_recordset(v_ends) as e (i integer, run uuid, epoch integer)
+          from jsonb_to_recordset(v_ends) as e (
+                   i integer, run uuid, epoch integer, status text, watches jsonb)
          where not exists (select from rowlock.task as t
                             where t.run_id = e.run and t.epoch = e.epoch and t.run_id = any (v_held))
-           -- Written by the first try of a batch that is sent again: an outcome of our epoch, or a
-           -- sleep that began in it and lasts.
-           and not (p_retrying and (
-                    exists (select from rowlock.outcome as o
-                             where o.run_id = e.run and o.epoch = e.epoch)
-                    or exists (select from rowlock.task as t
-                                where t.run_id = e.run and t.epoch = e.epoch + 1
-                                  and t.state = 'waiting')));
+           -- Written by an earlier try whose answer was lost: an outcome of our epoch, or a sleep
+           -- that began in it and lasts (2j: once woken it is nobody's, or another's).
+           and not (e.status is not null
+                    and exists (select from rowlock.outcome as o
+                                 where o.run_id = e.run and o.epoch = e.epoch))
+           and not (e.watches is not null
+                    and exists (select from rowlock.task as t
+                                 where t.run_id = e.run and t.epoch = e.epoch + 1
+                                   and t.state = 'waiting'));
         if v_held = '{}' then
             return;
         end if;
@@ -372,7 +378,10 @@ begin
             select a.run, v_now, (w ->> 'on')::uuid, a.generation, w ->> 'place', 'run'
               from asleep as a
              cross join jsonb_array_elements(a.watches) as w
-            on conflict do nothing
+            -- Newer code may wait for something else at a place where nothing is recorded yet.
+            on conflict (run_id, generation, place) do update
+               set on_run_id = excluded.on_run_id, kind = 'run', due_at = null, attempt = 0, error = null
+             where rowlock.wait.on_run_id is distinct from excluded.on_run_id
         ), slept as (
             update rowlock.task as t
                set state = 'waiting', epoch = t.epoch + 1, worker_id = null, claimed_at = null,

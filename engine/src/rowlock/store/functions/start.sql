@@ -127,9 +127,10 @@ begin
                v_app, f.queue, f.v ->> 'workflow'
           from fresh as f
     )
-    select coalesce(a.id, k.run_id)
+    -- A look a key: as a join, a generic plan reads all keys of the app.
+    select coalesce(a.id, (select k.run_id from rowlock.run_key as k
+                            where k.app = v_app and k.key = a.key))
       from asked as a
-      left join rowlock.run_key as k on a.id is null and k.app = v_app and k.key = a.key
      order by a.n;
 
     for v_queue in

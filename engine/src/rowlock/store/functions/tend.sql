@@ -5,12 +5,14 @@
 
 -- promote_due: make ready what has fallen due (sleeps, delayed starts, retries, timeouts). The
 -- epoch stays: nobody held these tasks, so there is no owner to fence off. due_at stays too: the
--- wait in the queue is counted from it.
+-- wait in the queue is counted from it. The time goes through a variable: a volatile function is no
+-- condition for an index, and every look would read every sleeper there is.
 create or replace function rowlock.promote_due(p_limit integer) returns integer
 language plpgsql volatile
 set search_path = pg_catalog set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
+    v_now   timestamptz := clock_timestamp();
     v_count integer;
     v_ready record;
 begin
@@ -22,7 +24,7 @@ begin
              where t.run_id = any (array(
                      select d.run_id
                        from rowlock.task as d
-                      where d.state in ('scheduled', 'waiting') and d.due_at <= clock_timestamp()
+                      where d.state in ('scheduled', 'waiting') and d.due_at <= v_now
                       order by d.due_at
                       limit p_limit
                         for no key update skip locked))
@@ -44,19 +46,25 @@ declare
     v_noted  uuid[];
     v_locked uuid[];
 begin
-    v_noted := array(select distinct w.run_id from (select run_id from rowlock.wake limit p_limit) as w);
+    v_noted := array(select distinct w.run_id from rowlock.wake as w);
     if v_noted = '{}' then
         return 0;
     end if;
+    -- The limit counts those that could be locked: waiters that a stranger holds hide no others.
     v_locked := array(select t.run_id from rowlock.task as t
-                       where t.run_id = any (v_noted) order by t.run_id for no key update skip locked);
+                       where t.run_id = any (v_noted) order by t.run_id limit p_limit
+                         for no key update skip locked);
     update rowlock.task set state = 'ready', due_at = clock_timestamp()
      where run_id = any (v_locked) and state = 'waiting';
     -- A waiter that is locked by someone stays noted; one without a task has ended.
-    delete from rowlock.wake as w
-     where w.run_id = any (v_noted)
-       and (w.run_id = any (v_locked)
-            or not exists (select from rowlock.task as t where t.run_id = w.run_id));
+    delete from rowlock.wake
+     where ctid = any (array(
+             select w.ctid
+               from rowlock.wake as w
+              where w.run_id = any (v_noted)
+                and (w.run_id = any (v_locked)
+                     or not exists (select from rowlock.task as t where t.run_id = w.run_id))
+                for update skip locked));
     return cardinality(v_locked);
 end $$;
 
@@ -93,17 +101,23 @@ begin
          order by t.run_id
          limit p_limit
            for update skip locked);
-    update rowlock.task as t
-       set state = 'ready', epoch = t.epoch + 1, worker_id = null, claimed_at = null,
-           takeovers = case when p.position > t.progress then 1 else t.takeovers + 1 end,
-           progress = p.position
-      from unnest(v_taken) as x (run_id)
-     cross join lateral (
-            select coalesce(max(s.position), 0) as position
-              from rowlock.step as s
-              join rowlock.task as o on o.run_id = s.run_id and o.generation = s.generation
-             where s.run_id = x.run_id) as p
-     where t.run_id = x.run_id;
+    with taken as (
+        update rowlock.task as t
+           set state = 'ready', epoch = t.epoch + 1, worker_id = null, claimed_at = null, closing = false,
+               takeovers = case when p.position > t.progress then 1 else t.takeovers + 1 end,
+               progress = p.position
+          from unnest(v_taken) as x (run_id)
+         cross join lateral (
+                select coalesce(max(s.position), 0) as position
+                  from rowlock.step as s
+                  join rowlock.task as o on o.run_id = s.run_id and o.generation = s.generation
+                 where s.run_id = x.run_id) as p
+         where t.run_id = x.run_id
+           -- Asked again under the lock: one without a worker may have found a live one meanwhile.
+           and (t.worker_id = any (v_dead)
+                or not exists (select from rowlock.worker as w where w.id = t.worker_id))
+        returning t.run_id)
+    select coalesce(array_agg(run_id), '{}') into v_taken from taken;
     v_given_up := array(select t.run_id from rowlock.task as t
                          where t.run_id = any (v_taken) and t.takeovers >= p_max_takeovers);
     if v_given_up <> '{}' then

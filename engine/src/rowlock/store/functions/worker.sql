@@ -45,7 +45,7 @@ begin
      order by w.name
     on conflict (app, name) do update set queue = excluded.queue;
     update rowlock.task as t
-       set state = 'ready', due_at = clock_timestamp(), reason = null
+       set state = 'ready', due_at = clock_timestamp(), reason = null, version = ''
      where t.run_id = any (array(
              select b.run_id
                from rowlock.task as b
@@ -95,7 +95,7 @@ begin
         return 0;
     end if;
     update rowlock.task as t
-       set state = 'ready', epoch = t.epoch + 1, worker_id = null, claimed_at = null
+       set state = 'ready', epoch = t.epoch + 1, worker_id = null, claimed_at = null, closing = false
      where t.run_id = any (array(
              select o.run_id from rowlock.task as o
               where o.worker_id = p_worker and o.state = 'running'

@@ -1,0 +1,130 @@
+"""What is measured. Each scenario gives the figures of one run, by name."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+from rowlock import BlockingClient, Settings
+from rowlock_loadtest import workflows
+from rowlock_loadtest.bench import Bench, Reading, memory_mb
+
+Figures = dict[str, float]
+
+FINISHED = "select count(*) from rowlock.outcome"
+
+
+def _client(bench: Bench) -> BlockingClient:
+    return workflows.app.blocking_client(Settings(database_url=bench.url))
+
+
+def _costs(before: Reading, after: Reading, units: int) -> Figures:
+    seconds = after.at - before.at
+    return {
+        "per_second": units / seconds,
+        "commits_each": (after.transactions - before.transactions) / units,
+        "wal_bytes_each": (after.wal_bytes - before.wal_bytes) / units,
+        "postgres_cpu_us_each": (after.cpu_s - before.cpu_s) / units * 1e6,
+    }
+
+
+def steps(bench: Bench, runs: int = 1000) -> Figures:
+    """Runs of ten steps, 64 at a time in one process."""
+    with _client(bench) as client:
+        client.start_many([workflows.steps(10)] * runs)
+    bench.connection.execute("analyze")
+    with bench.workers(slots=64):
+        before = bench.read()
+        bench.until(FINISHED, runs)
+        return _costs(before, bench.read(), runs * 10)
+
+
+def sequential(bench: Bench, count: int = 1000) -> Figures:
+    """One run of many steps: what a step costs when nobody shares its commit."""
+    with _client(bench) as client, bench.workers():
+        client.start(workflows.steps(10)).result(timeout=60)
+        before = bench.read()
+        client.start(workflows.steps(count)).result(timeout=300)
+        figures = _costs(before, bench.read(), count)
+    return figures | {"ms_each": 1000 / figures["per_second"]}
+
+
+def drain(bench: Bench, runs: int = 10_000, processes: int = 1) -> Figures:
+    """Waiting runs that do nothing; each outcome is committed before it counts."""
+    begun = bench.read()
+    with _client(bench) as client:
+        client.start_many([workflows.noop()] * runs)
+    bench.connection.execute("analyze")
+    with bench.workers(processes, slots=64):
+        before = bench.read()
+        bench.until(FINISHED, runs)
+        after = bench.read()
+    figures = _costs(before, after, runs)
+    return figures | {"wal_bytes_each_from_start": (after.wal_bytes - begun.wal_bytes) / runs}
+
+
+def latency(bench: Bench, runs: int = 100) -> Figures:
+    """An idle system, a run every 50 ms: from the call of start to the function's first line."""
+    waits = []
+    with _client(bench) as client, bench.workers():
+        client.start(workflows.noop()).result(timeout=60)
+        time.sleep(1)
+        for _ in range(runs):
+            began = time.monotonic_ns()
+            run = client.start(workflows.entered())
+            time.sleep(0.05)
+            waits.append((run.result(timeout=60) - began) / 1e6)
+    waits.sort()
+    return {"p50_ms": statistics.median(waits), "p99_ms": waits[int(len(waits) * 0.99) - 1]}
+
+
+def replay(bench: Bench, count: int = 10_000) -> Figures:
+    """A long history, loaded and replayed by a worker that has never seen it."""
+    with _client(bench) as client:
+        run = client.start(workflows.steps_then_sleep(count, 3))
+        with bench.workers():
+            bench.until("select count(*) from rowlock.task where state = 'waiting'", 1)
+        bench.until("select -count(*) from rowlock.task where due_at > now()", 0)
+        with bench.workers():
+            run.result(timeout=120)
+            registered_to_outcome = bench.number(
+                "select extract(epoch from (select max(finished_at) from rowlock.outcome)"
+                " - (select max(registered_at) from rowlock.worker))"
+            )
+    return {"steps": count, "from_worker_start_to_outcome_s": float(registered_to_outcome)}
+
+
+def sleepers(bench: Bench, runs: int = 20_000, seconds: float = 20.0) -> Figures:
+    """Many sleeping runs: what they cost a worker, and how they wake."""
+    with _client(bench) as client, bench.workers(slots=200) as worker:
+        for warm in client.start_many([workflows.noop()] * 1000):
+            warm.result(timeout=60)
+        before_mb = memory_mb(worker.pid)
+        client.start_many([workflows.sleeper(seconds)] * runs)
+        bench.until("select count(*) from rowlock.wait", runs, every_s=0.1)
+        bench.connection.execute("create temp table due as select run_id, due_at from rowlock.wait")
+        grown_mb = memory_mb(worker.pid) - before_mb
+        bench.until(FINISHED, runs + 1000, every_s=0.1)
+    sleep = "from rowlock.step as s join due as d using (run_id) where s.kind = 'sleep'"
+    late = bench.number(
+        "select percentile_cont(0.99) within group"
+        f" (order by extract(epoch from s.recorded_at - d.due_at)) {sleep}"
+    )
+    span = bench.number(
+        f"select extract(epoch from max(s.recorded_at) - min(s.recorded_at)) {sleep}"  # noqa: S608
+    )
+    return {
+        "memory_grown_mb": grown_mb,
+        "woken_per_second": runs / max(float(span), 0.001),
+        "late_p99_s": float(late),
+    }
+
+
+SCENARIOS = {
+    "steps": steps,
+    "sequential": sequential,
+    "drain": drain,
+    "latency": latency,
+    "replay": replay,
+    "sleepers": sleepers,
+}

@@ -1,0 +1,43 @@
+"""The workflows that the load tests run. They do nothing, so that only Rowlock is measured."""
+
+from __future__ import annotations
+
+import time
+
+from rowlock import App
+
+app = App("loadtest")
+
+
+@app.step
+async def step(number: int) -> int:
+    return number
+
+
+@app.workflow
+async def noop() -> None:
+    return None
+
+
+@app.workflow
+async def entered() -> int:
+    """When the function was entered: nanoseconds of the machine's monotonic clock."""
+    return time.monotonic_ns()
+
+
+@app.workflow
+async def steps(count: int) -> None:
+    for number in range(count):
+        await step(number)
+
+
+@app.workflow
+async def steps_then_sleep(count: int, seconds: float) -> None:
+    for number in range(count):
+        await step(number)
+    await app.sleep(seconds)
+
+
+@app.workflow
+async def sleeper(seconds: float) -> None:
+    await app.sleep(seconds)
