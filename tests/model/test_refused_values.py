@@ -233,7 +233,7 @@ def test_an_annotation_that_json_can_not_become_is_refused_at_once(annotation: A
 
 
 def test_the_error_names_the_value_and_the_place() -> None:
-    with pytest.raises(InvalidValue, match=r"^the input of f can't be stored at order\.lines"):
+    with pytest.raises(InvalidValue, match=r"^the input of f can't be used at order\.lines"):
         Shape(Order, "the input of f", "order").store(Order([Line("a", math.nan)]))
     with pytest.raises(InvalidValue, match=r"at order\[0\]: "):
         Shape(Any, "the input of f", "order").store([math.nan])

@@ -97,7 +97,12 @@ class BlockingClient:
             raise MisplacedCall(
                 "the client is not open: use `with app.blocking_client() as client:`"
             )
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # such as Ctrl-C: nobody waits for it any more
+            raise
 
     def start(
         self,

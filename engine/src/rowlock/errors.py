@@ -21,7 +21,7 @@ class ConfigurationError(RowlockError):
 
 
 class InvalidValue(RowlockError, ValueError):
-    """A value can't be stored, or does not fit the type it is declared with.
+    """A value can't be stored, or what is stored does not fit the type it is declared with.
 
     ``path`` names the place inside the value, such as ``order.lines[3].price``.
     """
@@ -31,7 +31,7 @@ class InvalidValue(RowlockError, ValueError):
         self.path = path
         self.why = why
         where = f" at {path}" if path else ""
-        super().__init__(f"{what} can't be stored{where}: {why}" + (f" {hint}" if hint else ""))
+        super().__init__(f"{what} can't be used{where}: {why}" + (f" {hint}" if hint else ""))
 
 
 class Refused(RowlockError):

@@ -233,22 +233,33 @@ def _traceback_of(error: BaseException) -> str:
     message = _message_of(error)
     last = _name_of(type(error)) + (f": {message}" if message else "")
     try:
-        frames = "".join(traceback.format_tb(error.__traceback__))
+        # Without columns: for them the standard library parses the source, and on Python 3.11 that
+        # breaks an ast.parse of the user's in another thread (a depth counter is shared).
+        lines = [(f.filename, f.lineno, f.name, f.line) for f in _frames_of(error)]
+        frames = "".join(traceback.StackSummary.from_list(lines).format())
         head = f"Traceback (most recent call last):\n{frames}" if frames else ""
+        if isinstance(cause := error.__cause__, RecordedTraceback):
+            head = f"{cause.text.rstrip()}\n\nRaised again from its record:\n\n{head}"
         notes = "".join(f"{note}\n" for note in getattr(error, "__notes__", ()))
         return _clean(f"{head}{last}\n{notes}", MAX_TRACEBACK_CHARS)
     except BaseException:
         return last
 
 
+def _frames_of(error: BaseException) -> Iterable[traceback.FrameSummary]:
+    return traceback.extract_tb(error.__traceback__)
+
+
 def _cause_of(error: BaseException) -> BaseException | None:
+    """What a traceback would show before it; a recorded traceback stands in its own already."""
     try:
         cause = error.__cause__
         if cause is None and not error.__suppress_context__:
             cause = error.__context__
     except BaseException:
         return None
-    return cause if issubclass(type(cause), BaseException) else None
+    is_cause = issubclass(type(cause), BaseException) and type(cause) is not RecordedTraceback
+    return cause if is_cause else None
 
 
 def _members_of(error: BaseException) -> list[BaseException]:

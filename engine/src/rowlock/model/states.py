@@ -1,7 +1,7 @@
 """The states of an unfinished run, the outcomes of a finished one, and how they follow.
 
 The table below is the whole state machine: the database's CHECK, the diagram in ARCHITECTURE.md
-and this module are compared by tests/model/test_states.py.
+and this module are compared by tests/store/test_states.py.
 """
 
 from __future__ import annotations

@@ -69,6 +69,9 @@ class Branch(asyncio.Task[Any]):
         return f"{self._prefix}{self._count}"
 
 
+_UNSTOPPABLE: set[Branch] = set()
+
+
 class Spinning(MisplacedCall):
     """The run's code never stops to wait."""
 
@@ -161,6 +164,14 @@ class RunLoop(asyncio.AbstractEventLoop):
         self._main = None
         self.branches.clear()
         self.execution = None
+
+    def keep_for_ever(self) -> None:
+        """Its code can't be stopped: keep it where it waits.
+
+        The garbage collector would close it, and it would go on outside the run, where a step that
+        is called is just executed.
+        """
+        _UNSTOPPABLE.update(branch for branch in self.branches if not branch.done())
 
     def _keep(self, branch: Branch) -> None:
         self.branches.add(branch)

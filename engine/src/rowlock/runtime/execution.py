@@ -56,6 +56,9 @@ log = logging.getLogger("rowlock.run")
 IN_MEMORY_S = 1.0
 """Timers up to this long are waited for in memory; longer ones cost a row and no slot."""
 
+MOST_REFUSALS = 100
+"""Code that is refused so often while it is unloaded gets no error any more, only silence."""
+
 MOST_PATIENCE_MS = 2000
 WATCHES_WITHOUT_PATIENCE = 8
 
@@ -128,6 +131,7 @@ class Execution:
             on_lost=self.lost,
         )
         self._misfit: Misfit | None = None
+        self._refusals = 0
         self._ending = False
         self._pumping = False
 
@@ -183,6 +187,10 @@ class Execution:
     def request(self, command: Command) -> asyncio.Future[Any]:
         """Called from the run's code: ask for something at the branch's next place."""
         if self._ending or self.end is not None:
+            self._refusals += 1
+            if self._refusals > MOST_REFUSALS:
+                # It catches whatever is raised and tries again, and would freeze the worker.
+                return self.loop.create_future()
             raise Suspended(
                 f"{describe(command.kind, command.name)} was refused: the run has ended or is "
                 "being unloaded while it waits. A `finally` block is passed on every unloading; "
@@ -595,6 +603,7 @@ class Execution:
             "the workflow's code caught its cancellation and goes on waiting; it was dropped",
             extra={"run": self.run_text, "workflow": self.workflow.name},
         )
+        self.loop.keep_for_ever()
 
     def _unload(self, how: str) -> None:
         if self.end is not None:

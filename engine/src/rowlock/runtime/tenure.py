@@ -280,7 +280,8 @@ class Tenure:
 
     def drop(self, run_id: UUID, epoch: int) -> None:
         execution = self._executions.get(run_id)
-        if execution is not None and execution.epoch == epoch:
+        # One that is ending hears from its own entry: it may have been written just before we asked.
+        if execution is not None and execution.epoch == epoch and not execution.is_ending:
             execution.lost()
 
     def hand_back(self, run_id: UUID, epoch: int) -> None:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from rowlock.runtime.execution import Execution
 
 
+MOST_REFUSALS = 100
+"""A thread that is refused so often after its run was unloaded is not answered any more."""
+
+
 class _Call:
     """What the thread asks for, and the answer; or, without a command, how the function ended."""
 
@@ -45,6 +49,7 @@ class WorkflowThread:
         self._clock = clock
         self._function = function
         self._next: asyncio.Future[_Call] | None = None
+        self._refusals = 0
 
     # --- in the thread
 
@@ -69,6 +74,9 @@ class WorkflowThread:
 
     def _on_call(self, call: _Call) -> None:
         if self._next is None or self._next.done():
+            self._refusals += 1
+            if self._refusals > MOST_REFUSALS:
+                return  # it catches whatever is raised and tries again: let its thread rest
             call.error = Suspended("the run is no longer loaded here")
             call.answered.set()
             return

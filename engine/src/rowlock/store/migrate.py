@@ -23,7 +23,7 @@ from psycopg import Connection
 
 from rowlock.errors import SchemaTooNew, SchemaTooOld
 from rowlock.settings import Settings
-from rowlock.store.connection import Disconnected, conninfo
+from rowlock.store.connection import Disconnected, conninfo, refusal
 
 _LOCK = 0x726F776C6F636B  # "rowlock"
 _HEADER = re.compile(r"^-- minimum code level: (\d+)$", re.MULTILINE)
@@ -95,6 +95,8 @@ def _connected(settings: Settings) -> Iterator[Connection[Any]]:
             yield connection
     except psycopg.OperationalError as error:
         raise Disconnected(f"can't reach the database: {str(error).strip()}") from None
+    except psycopg.Error as error:
+        raise refusal(error) from None
 
 
 def _settings(where: Settings | str) -> Settings:

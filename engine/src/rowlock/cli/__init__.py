@@ -1,0 +1,19 @@
+"""The command line: ``rowlock …``.
+
+What lives here: options, output, exit codes, and loading the user's module. What may not: SQL, or
+anything that the client or a SQL function could not do as well. Commands are imported when they
+are invoked, so that none pays for another's imports.
+
+Where to go:
+
+    which commands, errors, exit codes        main.py
+    options that commands share               options.py
+    tables and JSON                           output.py
+    start, list, show, resume                 runs.py
+    migrate                                   migrate.py
+    worker: the parent                        worker.py
+    worker: each process, hidden              worker_process.py
+    /livez and /readyz                        health.py
+    dev: a Postgres of its own, and reloads   dev.py
+    MODULE:APP                                loading.py
+"""

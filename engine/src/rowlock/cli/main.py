@@ -1,0 +1,136 @@
+"""The command `rowlock`: which commands there are, and how errors end.
+
+0    fine
+1    a request was refused, or a run that was waited for did not succeed
+2    usage, or a configuration that can't work
+3    the database must be migrated first
+4    the database demands newer code
+5    the database can't be reached
+124  a wait took too long (as timeout(1) says)
+130  interrupted
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import io
+from typing import NamedTuple
+
+import click
+
+from rowlock.cli.output import complain
+from rowlock.errors import (
+    ConfigurationError,
+    Disconnected,
+    ResultTimeout,
+    RowlockError,
+    SchemaTooNew,
+    SchemaTooOld,
+)
+
+FAILED = 1
+USAGE = 2
+TOO_OLD = 3
+TOO_NEW = 4
+UNREACHABLE = 5
+TIMED_OUT = 124
+INTERRUPTED = 130
+
+_NO_SCHEMA = ("3F000", "42P01", "42883")  # SQLSTATEs of what a missing migration looks like
+
+
+class Where(NamedTuple):
+    """In which module a command is defined, and its line in the overview."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "dev": Where("dev", "Run an app on a Postgres of its own, and reload it when it changes."),
+    "migrate": Where("migrate", "Bring the database to the schema this version needs."),
+    "worker": Where("worker", "Run an app's workflows, in one or several processes."),
+    "start": Where("runs", "Start a run of a workflow."),
+    "list": Where("runs", "List runs, newest first."),
+    "show": Where("runs", "Show all about one run, and its steps."),
+    "resume": Where("runs", "Make blocked runs ready again."),
+}
+HIDDEN = {"worker-process": Where("worker_process", "")}
+EXTRAS = {"watchfiles": "dev"}
+
+
+class Commands(click.Group):
+    """Imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        where = (COMMANDS | HIDDEN).get(cmd_name)
+        if where is None:
+            return None
+        try:
+            module = importlib.import_module(f"rowlock.cli.{where.module}")
+        except ModuleNotFoundError as error:
+            if error.name not in EXTRAS:
+                raise
+            raise ConfigurationError(
+                f"`rowlock {cmd_name}` needs {error.name}, which is not installed. Run: "
+                f"pip install 'rowlock[{EXTRAS[error.name]}]'"
+            ) from None
+        command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, where.summary) for name, where in COMMANDS.items()])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(importlib.metadata.version("rowlock"), message="rowlock %(version)s")
+def rowlock() -> None:
+    """Durable workflows in plain Python on PostgreSQL.
+
+    The database is named by ROWLOCK_DATABASE_URL; `rowlock dev` brings its own.
+
+    \b
+    Example:
+      rowlock dev examples/shop.py
+      rowlock start fulfil --arg 'order={"id": 7}' --wait
+
+    \b
+    Exit codes: 0 fine, 1 refused or failed, 2 usage or configuration,
+    3 the database must be migrated, 4 it demands newer code,
+    5 it can't be reached, 124 waited too long, 130 interrupted.
+    """
+
+
+def exit_code_of(error: RowlockError) -> int:
+    """What a script is told about an error."""
+    if isinstance(error, SchemaTooOld) or getattr(error, "sqlstate", None) in _NO_SCHEMA:
+        return TOO_OLD
+    codes: list[tuple[type[RowlockError], int]] = [
+        (ConfigurationError, USAGE),
+        (SchemaTooNew, TOO_NEW),
+        (Disconnected, UNREACHABLE),
+        (ResultTimeout, TIMED_OUT),
+    ]
+    return next((code for kind, code in codes if isinstance(error, kind)), FAILED)
+
+
+def main() -> int:
+    """Run the command line; gives the exit code."""
+    try:
+        return rowlock.main(prog_name="rowlock", standalone_mode=False) or 0
+    except click.ClickException as error:
+        text = io.StringIO()
+        error.show(text)
+        complain(text.getvalue())
+        return error.exit_code
+    except RowlockError as error:
+        complain(f"rowlock: {error}")
+        return exit_code_of(error)
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED

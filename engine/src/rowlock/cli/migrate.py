@@ -1,0 +1,77 @@
+"""`rowlock migrate`: bring the schema up, or say how far it is.
+
+Reads and writes: store/migrate.py.
+"""
+
+from __future__ import annotations
+
+import click
+
+from rowlock.cli.options import database_options, json_option, settings_of
+from rowlock.cli.output import print_json
+from rowlock.errors import SchemaTooNew, SchemaTooOld
+from rowlock.settings import Settings
+from rowlock.store import migrate
+
+
+@click.command("migrate")
+@click.option("--plan", is_flag=True, help="Say what would be applied; change nothing.")
+@click.option("--check", is_flag=True, help="Say whether this version may work; change nothing.")
+@database_options
+@json_option
+def migrate_command(plan: bool, check: bool, database_url: str | None, as_json: bool) -> None:
+    """Bring the database to the schema this version needs.
+
+    Safe to repeat, and to run from several places at once. Old workers keep working on a newer
+    schema unless --plan says otherwise.
+
+    \b
+    Example:
+      rowlock migrate
+      rowlock migrate --check && rowlock worker shop:app
+
+    \b
+    Exit codes:
+      0  done; with --check: this version may work with the database
+      3  with --check: the database must be migrated first
+      4  the database demands a newer version of Rowlock
+      5  the database can't be reached
+      1  anything else
+    """
+    if plan and check:
+        raise click.UsageError("--plan and --check are two questions: ask one at a time.")
+    settings = settings_of(database_url)
+    if check:
+        _check(settings, as_json)
+        return
+    report = migrate.plan(settings) if plan else migrate.migrate(settings)
+    if as_json:
+        key = "pending" if plan else "applied"
+        facts = {"level": report.level, "needed": migrate.LEVEL, key: list(report.applied)}
+        print_json(facts)
+        return
+    for name in report.applied:
+        click.echo(f"{'would apply' if plan else 'applied'} {name}")
+    if not report.applied:
+        click.echo(f"nothing to do: the database is at level {report.level}")
+    elif not plan:
+        click.echo(f"the database is at level {report.level}")
+
+
+def _check(settings: Settings, as_json: bool) -> None:
+    """Raises SchemaTooOld or SchemaTooNew, also after it wrote the answer as JSON."""
+    facts = {"fits": True, "level": 0, "needed": migrate.LEVEL}
+    try:
+        facts["level"] = migrate.check(settings)
+    except SchemaTooOld as error:
+        if as_json:
+            print_json({**facts, "fits": False, "level": error.found})
+        raise
+    except SchemaTooNew as error:
+        if as_json:
+            print_json({**facts, "fits": False, "level": None, "needed_code": error.minimum})
+        raise
+    if as_json:
+        print_json(facts)
+    else:
+        click.echo(f"fine: the database is at level {facts['level']}, needed is {migrate.LEVEL}")

@@ -1,0 +1,83 @@
+"""Options and kinds of values that several commands share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from rowlock.settings import Settings
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_MOST_S = 100 * 365 * 86400
+
+
+def duration(text: str) -> timedelta:
+    """``30s``, ``5m``, ``1h30m``, ``2d``; a bare number is seconds."""
+    written = f"{text}s" if re.fullmatch(r"\d+(\.\d+)?", text) else text
+    parts = _PART.findall(written)
+    if not parts or "".join(number + unit for number, unit in parts) != written:
+        raise click.BadParameter(f"{text!r} is not a duration: write 30s, 5m, 1h30m or 2d.")
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if seconds > _MOST_S:
+        raise click.BadParameter(f"{text!r} is more than a hundred years.")
+    return timedelta(seconds=seconds)
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """A JSON object, as text."""
+    try:
+        found = msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise click.BadParameter(f"not JSON: {error}.") from None
+    if not isinstance(found, dict):
+        raise click.BadParameter("this must be a JSON object, such as '{\"id\": 7}'.")
+    return found
+
+
+def database_options(command: Command) -> Command:
+    """Which database; the environment is the better place, as `ps` shows command lines."""
+    return click.option(
+        "--database-url",
+        metavar="URL",
+        help="The database; ROWLOCK_DATABASE_URL by default, which `ps` does not show.",
+    )(command)
+
+
+def json_option(command: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="Write JSON, for scripts.")(command)
+
+
+def log_options(command: Command) -> Command:
+    """How a worker logs, always to standard error."""
+    style = click.option(
+        "--log-format",
+        type=click.Choice(["auto", "text", "json"]),
+        default="auto",
+        show_default=True,
+        help="auto: text on a terminal, else JSON.",
+    )
+    level = click.option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+        default="info",
+        show_default=True,
+        help="The least that is logged.",
+    )
+    return style(level(command))
+
+
+def settings_of(database_url: str | None) -> Settings:
+    """The environment's settings, with the URL of the command line if there is one."""
+    settings = Settings.from_environment()
+    if database_url:
+        settings = settings.with_(database_url=database_url)
+    settings.require_database_url()
+    return settings
