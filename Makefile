@@ -37,8 +37,8 @@ lint: install ## style, types, and which room imports which
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache >.import-linter.log 2>&1 || { cat .import-linter.log; exit 1; }; rm -f .import-linter.log
 
-chaos: install ## kill, freeze, cut off and restart everything for a while, then check every history (SECONDS=…)
-	ROWLOCK_CHAOS_SECONDS=$(or $(SECONDS_),120) $(PYTEST) -s tests/chaos
+chaos: install ## kill, freeze, cut off and restart everything for a while, then check every history (CHAOS_SECONDS=…)
+	ROWLOCK_CHAOS_SECONDS=$(or $(CHAOS_SECONDS),120) $(PYTEST) -s tests/chaos
 
 loadtest: install ## measure steps, drain, latency and replay on an embedded Postgres
 	$(BIN)/python -m rowlock_loadtest

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 from collections import defaultdict
@@ -42,7 +41,7 @@ def main() -> None:
         parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
     found: dict[str, list[Figures]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="rowlock-loadtest-") as folder:
-        os.chmod(folder, 0o711)  # the server may run as another user
+        Path(folder).chmod(0o711)  # the server may run as another user
         with Server(Path(folder) / "data", settings=SETTINGS) as server:
             for _ in range(chosen.rounds):
                 if chosen.beside_pgbench:

@@ -16,7 +16,7 @@ import asyncio
 import sys
 from asyncio import Future
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -72,7 +72,7 @@ class Branch(asyncio.Task[Any]):
 _UNSTOPPABLE: set[Branch] = set()
 
 
-class Spinning(MisplacedCall):
+class Spinning(Exception):
     """The run's code never stops to wait."""
 
     def __init__(self) -> None:
@@ -92,6 +92,10 @@ class _Turn:
 _TURN = _Turn()
 
 
+async def _close(generator: AsyncGenerator[Any, Any]) -> None:
+    await generator.aclose()
+
+
 class RunLoop(asyncio.AbstractEventLoop):
     """The loop of one loaded run. See the module's text."""
 
@@ -100,6 +104,7 @@ class RunLoop(asyncio.AbstractEventLoop):
         self._ready: deque[tuple[Context | None, Callable[..., object], tuple[Any, ...]]] = deque()
         self._main: Branch | None = None
         self.branches: set[Branch] = set()
+        self._left_generators = 0
 
     # --- what the runtime does with it
 
@@ -117,7 +122,7 @@ class RunLoop(asyncio.AbstractEventLoop):
         outer = asyncio._get_running_loop()
         hooks = sys.get_asyncgen_hooks()
         asyncio._set_running_loop(self)
-        sys.set_asyncgen_hooks(None, None)
+        sys.set_asyncgen_hooks(None, self._on_left_generator)
         turns = 0
         try:
             while ready:
@@ -127,15 +132,16 @@ class RunLoop(asyncio.AbstractEventLoop):
                         callback(*arguments)
                     else:
                         context.run(callback, *arguments)
-                except (SystemExit, KeyboardInterrupt):
+                except KeyboardInterrupt:
                     raise
+                except SystemExit:
+                    pass  # its branch has kept it: it ends the run, not the worker
                 except BaseException as error:
                     self.call_exception_handler(
                         {"message": f"error in callback {callback!r}", "exception": error}
                     )
                 turns += 1
                 if turns > MOST_CALLBACKS:
-                    ready.clear()
                     raise Spinning
         finally:
             sys.set_asyncgen_hooks(*hooks)
@@ -171,7 +177,20 @@ class RunLoop(asyncio.AbstractEventLoop):
         The garbage collector would close it, and it would go on outside the run, where a step that
         is called is just executed.
         """
+        self._ready.clear()
         _UNSTOPPABLE.update(branch for branch in self.branches if not branch.done())
+
+    def _on_left_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """An async generator was left in the middle: its ``finally`` gets a branch of its own.
+
+        Under 0, so that no other place depends on when Python notices. Noticed while other code
+        runs (by the garbage collector, perhaps in another thread) it is dropped: the collector's
+        time would decide what is recorded.
+        """
+        if asyncio._get_running_loop() is self and self._main is not None:
+            self._left_generators += 1
+            place = (0, self._left_generators)
+            self._keep(Branch(_close(generator), loop=self, place=place))
 
     def _keep(self, branch: Branch) -> None:
         self.branches.add(branch)

@@ -241,7 +241,9 @@ class Execution:
                 del self._requests[result.request.place]
                 result.deliver()
         except Spinning as error:
-            self._finish(Outcome.FAILED, failure=Failure.of(error))
+            self._ending = True
+            self._cancel_branches()
+            self._finish(Outcome.FAILED, failure=Failure.of(MisplacedCall(str(error))))
         except Misfit as misfit:
             self._block(misfit)
 
@@ -598,9 +600,12 @@ class Execution:
                 return
             for branch in left:
                 branch.cancel()
-            self.loop.drive()
+            try:
+                self.loop.drive()
+            except Spinning:
+                break
         log.warning(
-            "the workflow's code caught its cancellation and goes on waiting; it was dropped",
+            "the workflow's code caught its cancellation and goes on; it was dropped",
             extra={"run": self.run_text, "workflow": self.workflow.name},
         )
         self.loop.keep_for_ever()
@@ -620,9 +625,9 @@ class Execution:
                     )
                     request.future._log_traceback = False
             self.loop.drive()
-            self._cancel_branches()
         except Spinning:
             log.warning("the workflow spins while it is unloaded", extra={"run": self.run_text})
+        self._cancel_branches()
         self.host.unloaded(self, how)
         self.loop.forget()
         self._suspension.forget()

@@ -280,7 +280,7 @@ class Tenure:
 
     def drop(self, run_id: UUID, epoch: int) -> None:
         execution = self._executions.get(run_id)
-        # One that is ending hears from its own entry: it may have been written just before we asked.
+        # One that is ending hears from its own entry, which may have been written meanwhile.
         if execution is not None and execution.epoch == epoch and not execution.is_ending:
             execution.lost()
 
