@@ -1,0 +1,481 @@
+"""Sessions that hold transactions open, to meet another session at a chosen point.
+
+A race is played by hand: one session begins, makes a call of ours and stays open; another makes
+its call; then the first commits or rolls back. A call that may have to wait is started in a
+thread, and PostgreSQL itself says whether it waits for a lock: nothing here sleeps and hopes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Generic, Self, TypeVar
+from uuid import UUID
+
+import msgspec
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from rowlock.store.connection import Statement
+from rowlock.store.entries import Entry, Finish, Release, Step, Suspend, Wait, parameters
+from rowlock.store.statements import (
+    CLAIM,
+    HEARTBEAT,
+    JOURNAL,
+    LEAVE,
+    RECORD_FAILED_TRANSACTION,
+    RECORD_TRANSACTION,
+    REGISTER_WORKER,
+    SHOW_APP,
+    START,
+    START_MANY,
+    TEND,
+    Answer,
+    Claimed,
+    Owned,
+    Recorded,
+    Tended,
+)
+
+R = TypeVar("R")
+
+APP = "shop"
+PATIENCE_S = 20.0
+MAX_TAKEOVERS = 3
+
+
+class Pending(Generic[R]):
+    """A call under way in a thread."""
+
+    def __init__(self, session: Session, future: Future[R]) -> None:
+        self._session = session
+        self._future = future
+
+    def waits(self) -> bool:
+        """Whether it waits for a lock; False when it has come through."""
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until:
+            if self._future.done():
+                return False
+            if self._session.is_blocked():
+                return True
+            time.sleep(0.002)
+        raise TimeoutError("the call neither returns nor waits for a lock")
+
+    def result(self) -> R:
+        return self._future.result(PATIENCE_S)
+
+
+class Connections:
+    """Connections to one database, kept from test to test, and one to watch them with.
+
+    A new one costs more than most races: it must log in, and plan our functions anew.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._free: list[psycopg.Connection[Any]] = []
+        self._observer = self._open()
+
+    def _open(self) -> psycopg.Connection[Any]:
+        return psycopg.connect(self._url, autocommit=True)
+
+    def take(self) -> psycopg.Connection[Any]:
+        return self._free.pop() if self._free else self._open()
+
+    def give_back(self, connection: psycopg.Connection[Any]) -> None:
+        if connection.info.transaction_status is not TransactionStatus.IDLE:
+            connection.execute("rollback")
+        self._free.append(connection)
+
+    def is_blocked(self, pid: int) -> bool:
+        """Whether PostgreSQL says that this backend waits for another's lock."""
+        row = self._observer.execute(
+            "select wait_event_type = 'Lock' and cardinality(pg_blocking_pids(pid)) > 0"
+            "  from pg_stat_activity where pid = %s",
+            [pid],
+        ).fetchone()
+        return bool(row and row[0])
+
+    def cut(self, connection: psycopg.Connection[Any]) -> None:
+        """End a connection whose statement still waits."""
+        self._observer.execute("select pg_terminate_backend(%s)", [connection.info.backend_pid])
+
+    def close(self) -> None:
+        for connection in [*self._free, self._observer]:
+            connection.close()
+
+
+class Session:
+    """One connection: in autocommit, unless a transaction is begun and held open."""
+
+    def __init__(self, connections: Connections, name: str = "session") -> None:
+        self._connections = connections
+        self.connection = connections.take()
+        self.pid = self.connection.info.backend_pid
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._last: Future[Any] | None = None
+
+    def begin(self, isolation: str = "read committed") -> Self:
+        self.connection.execute(f"begin isolation level {isolation}".encode())
+        return self
+
+    def commit(self) -> None:
+        self.connection.execute("commit")
+
+    def rollback(self) -> None:
+        self.connection.execute("rollback")
+
+    def end(self, how: str) -> None:
+        """``commit`` or ``rollback``: for races that are played with both fates."""
+        self.connection.execute(how.encode())
+
+    def run(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Any SQL, with its rows."""
+        cursor = self.connection.execute(sql.encode(), values or None)
+        return cursor.fetchall() if cursor.description else []
+
+    def ask(self, sql: str, *values: Any) -> Any:
+        """The first column of the first row; None without a row."""
+        rows = self.run(sql, *values)
+        return rows[0][0] if rows else None
+
+    def call(self, statement: Statement[R], **given: Any) -> list[R]:
+        """One of the project's own statements."""
+        cursor = self.connection.execute(statement.sql.encode(), given)
+        return [statement.row(*row) for row in cursor.fetchall()]
+
+    def go(self, function: Callable[[], R]) -> Pending[R]:
+        """Begin a call on this session that may have to wait."""
+        future = self._threads.submit(function)
+        self._last = future
+        return Pending(self, future)
+
+    def is_blocked(self) -> bool:
+        """Whether this session waits for another's lock."""
+        return self._connections.is_blocked(self.pid)
+
+    # --- what anybody may ask for
+
+    def start(
+        self, workflow: str = "fulfil", *, key: str | None = None, queue: str | None = None
+    ) -> UUID:
+        [run_id] = self.call(
+            START,
+            workflow=workflow,
+            input="{}",
+            key=key,
+            queue=queue,
+            app=APP,
+            priority=None,
+            delay=None,
+            attributes=None,
+        )
+        return run_id
+
+    def start_many(self, *runs: dict[str, Any]) -> list[UUID]:
+        return self.call(START_MANY, runs=json.dumps(runs), app=APP)
+
+    def tend(self, limit: int = 1000, max_takeovers: int = MAX_TAKEOVERS) -> Tended:
+        [tended] = self.call(TEND, limit=limit, max_takeovers=max_takeovers)
+        return tended
+
+    def reap(self, limit: int = 1000, max_takeovers: int = MAX_TAKEOVERS) -> int:
+        return int(self.ask("select rowlock.reap(%s, %s)", limit, max_takeovers))
+
+    def promote_due(self, limit: int = 1000) -> int:
+        return int(self.ask("select rowlock.promote_due(%s)", limit))
+
+    def sweep_wakes(self, limit: int = 1000) -> int:
+        return int(self.ask("select rowlock.sweep_wakes(%s)", limit))
+
+    def record_transaction(self, claimed: Claimed, place: str, output: str = '"mine"') -> None:
+        self.call(
+            RECORD_TRANSACTION,
+            run=claimed.run_id,
+            generation=claimed.generation,
+            epoch=claimed.epoch,
+            place=place,
+            position=int(place),
+            name="book",
+            attempts=1,
+            seconds=0.1,
+            output=output,
+        )
+
+    def record_failed_transaction(self, claimed: Claimed, place: str) -> list[Recorded]:
+        return self.call(
+            RECORD_FAILED_TRANSACTION,
+            run=claimed.run_id,
+            generation=claimed.generation,
+            epoch=claimed.epoch,
+            place=place,
+            position=int(place),
+            name="book",
+            attempts=1,
+            seconds=0.1,
+            error='{"type": "Refused"}',
+        )
+
+    def close(self) -> None:
+        """Let go of everything. A test that failed may leave a call that still waits: cut it."""
+        if self._last is not None and not self._last.done():
+            self._connections.cut(self.connection)
+            self._threads.shutdown()
+            self.connection.close()
+            return
+        self._threads.shutdown()
+        self._connections.give_back(self.connection)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """The journal's answer to one batch."""
+
+    answers: list[Answer]
+
+    def of(self, entry: Entry) -> str:
+        """The verdict on an entry; what is not mentioned was written."""
+        found = [answer.verdict for answer in self.answers if answer.number == entry.i]
+        assert len(found) <= 1, f"two verdicts on one entry: {found}"
+        return found[0] if found else "written"
+
+    def detail(self, entry: Entry) -> Any:
+        return next((a.detail for a in self.answers if a.number == entry.i), None)
+
+    @property
+    def of_worker(self) -> str | None:
+        """``gone`` or ``again`` for the whole batch."""
+        return next(
+            (a.verdict for a in self.answers if a.number == -1 and a.verdict != "woken"), None
+        )
+
+
+class Worker(Session):
+    """A registered worker: one connection that claims, journals and renews the lease."""
+
+    def __init__(self, connections: Connections, name: str, worker_id: int) -> None:
+        super().__init__(connections, name)
+        self.worker_id = worker_id
+
+    def claim(
+        self, want: int = 100, *, queues: list[str] | None = None, listening: bool = False
+    ) -> list[Claimed]:
+        return self.call(
+            CLAIM,
+            worker=self.worker_id,
+            app=APP,
+            version="",
+            queues=queues,
+            want=want,
+            listening=listening,
+        )
+
+    def journal(self, *entries: Entry, retrying: bool = False) -> Verdicts:
+        batch = parameters(self.worker_id, list(entries), retrying=retrying)
+        return Verdicts(self.call(JOURNAL, **batch))
+
+    def write(self, *entries: Entry) -> list[str]:
+        """Journal these until each has its verdict, as a worker does with what was passed by.
+
+        Any call that only looked at a task in passing may hold it for the moment: a claim, for
+        one, locks what it saw ready before it learns that another was faster.
+        """
+        until = time.monotonic() + PATIENCE_S
+        verdicts: dict[int, str] = {}
+        left = list(enumerate(entries))
+        while left:
+            answer = self.journal(*[entry for _, entry in left])
+            verdicts |= {number: answer.of(entry) for number, entry in left}
+            left = [(number, entry) for number, entry in left if verdicts[number] == "again"]
+            if time.monotonic() > until:
+                raise TimeoutError(f"still passed by: {left}")
+        return [verdicts[number] for number in range(len(entries))]
+
+    def heartbeat(self, lease_s: float = 30.0) -> Owned | None:
+        return next(iter(self.call(HEARTBEAT, worker=self.worker_id, lease=lease_s)), None)
+
+    def leave(self) -> int:
+        return self.call(LEAVE, worker=self.worker_id)[0]
+
+
+# --- entries of a batch, as executions make them
+
+
+def step(claimed: Claimed, place: str, output: str = '"done"', *, kind: str = "step") -> Step:
+    return Step(
+        run=str(claimed.run_id),
+        epoch=claimed.epoch,
+        place=place,
+        position=int(place),
+        kind=kind,
+        name="work",
+        seconds=0.01,
+        output=msgspec.Raw(output.encode()),
+    )
+
+
+def child(claimed: Claimed, place: str) -> Step:
+    """A step that starts another run."""
+    entry = step(claimed, place, kind="child")
+    entry.output = None
+    entry.child = {"workflow": "invoice", "input": {}}
+    return entry
+
+
+def timer(
+    claimed: Claimed, place: str, seconds: float = 3600.0, *, kind: str = "timer", attempt: int = 0
+) -> Wait:
+    return Wait(
+        run=str(claimed.run_id),
+        epoch=claimed.epoch,
+        place=place,
+        kind=kind,
+        seconds=seconds,
+        attempt=attempt,
+    )
+
+
+def finish(claimed: Claimed, *, waited: bool = False, closing: bool = False) -> Finish:
+    return Finish(
+        run=str(claimed.run_id),
+        epoch=claimed.epoch,
+        status="succeeded",
+        output=msgspec.Raw(b'"result"'),
+        waited=waited,
+        closing=closing,
+    )
+
+
+def suspend(
+    claimed: Claimed,
+    *watched: UUID,
+    timers: tuple[str, ...] = (),
+    force: bool = False,
+    patience_ms: int = 0,
+) -> Suspend:
+    """Sleep until one of the watched runs ends (places 101, 102, …), or a timer falls due."""
+    watches = [{"on": str(run), "place": str(101 + n)} for n, run in enumerate(watched)]
+    return Suspend(
+        run=str(claimed.run_id),
+        epoch=claimed.epoch,
+        watches=watches,
+        open=[*timers, *(watch["place"] for watch in watches)],
+        patience_ms=patience_ms,
+        force=force,
+    )
+
+
+def release(claimed: Claimed, reason: str | None = None) -> Release:
+    text = None if reason is None else msgspec.Raw(json.dumps({"kind": reason}).encode())
+    return Release(run=str(claimed.run_id), epoch=claimed.epoch, reason=text)
+
+
+# --- the database they all meet in
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    state: str
+    epoch: int
+    worker_id: int | None
+    due_in: float
+    closing: bool
+    takeovers: int
+
+
+class World:
+    """A database with one app, the sessions on it, and what stands in its tables."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._sessions: list[Session] = []
+        self.anybody = self.session("anybody")
+        self.anybody.call(
+            SHOW_APP,
+            app=APP,
+            queues=["default", "other"],
+            workflows=["fulfil", "invoice"],
+            workflow_queues=["default", "default"],
+        )
+
+    def session(self, name: str = "session") -> Session:
+        session = Session(self._connections, name)
+        self._sessions.append(session)
+        return session
+
+    def worker(self, name: str = "worker") -> Worker:
+        [worker_id] = self.anybody.call(
+            REGISTER_WORKER,
+            app=APP,
+            version="",
+            host="test",
+            pid=1,
+            slots=1000,
+            queues=None,
+            lease=30.0,
+        )
+        return self.connect_again(worker_id, name)
+
+    def connect_again(self, worker_id: int, name: str = "worker") -> Worker:
+        """Another connection of a worker that is registered already."""
+        worker = Worker(self._connections, name, worker_id)
+        self._sessions.append(worker)
+        return worker
+
+    def claimed_by(self, worker: Worker, count: int = 1) -> list[Claimed]:
+        """Fresh runs in a worker's hands, in the order of their ids."""
+        self.anybody.start_many(*[{"workflow": "fulfil"}] * count)
+        claimed = sorted(worker.claim(count), key=lambda one: one.run_id)
+        assert len(claimed) == count
+        return claimed
+
+    def expire(self, worker: Worker) -> None:
+        """The worker's lease is over from now on."""
+        self.anybody.run(
+            "update rowlock.worker set lease_until = clock_timestamp() - interval '1 second'"
+            " where id = %s",
+            worker.worker_id,
+        )
+
+    def make_due(self, run_id: UUID) -> None:
+        """The timer of a sleeping run is over."""
+        self.anybody.run(
+            "update rowlock.task set due_at = clock_timestamp() - interval '1 second'"
+            " where run_id = %s",
+            run_id,
+        )
+
+    def task(self, run_id: UUID) -> TaskRow:
+        """The task of an unfinished run."""
+        [row] = self.anybody.run(
+            "select state, epoch, worker_id,"
+            # Before 17, PostgreSQL subtracts no infinite times.
+            "       (extract(epoch from due_at) - extract(epoch from clock_timestamp()))::float8,"
+            "       closing, takeovers"
+            "  from rowlock.task where run_id = %s",
+            run_id,
+        )
+        return TaskRow(*row)
+
+    def state(self, run_id: UUID) -> str:
+        """The state of an unfinished run, or how it ended."""
+        return str(self.anybody.ask("select status from rowlock.runs where run_id = %s", run_id))
+
+    def steps(self, run_id: UUID) -> list[tuple[str, Any, int]]:
+        """Place, output and epoch of what a run has recorded."""
+        rows = self.anybody.run(
+            "select place, output, epoch from rowlock.step where run_id = %s order by place::int",
+            run_id,
+        )
+        return [(place, output, epoch) for place, output, epoch in rows]
+
+    def count(self, table: str) -> int:
+        return int(self.anybody.ask(f"select count(*) from rowlock.{table}"))
+
+    def close(self) -> None:
+        for session in self._sessions:
+            session.close()

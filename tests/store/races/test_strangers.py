@@ -1,0 +1,137 @@
+"""Promise 14: strangers can't freeze us.
+
+A caller leaves a transaction open for as long as he likes: at most that one run or key waits. No
+other run, no worker's journal, no takeover and no queue does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from rowlock.store.entries import Entry
+from store.races.sessions import Session, World, child, finish, step, suspend, timer
+
+pytestmark = pytest.mark.promise(14)
+
+
+def starts_a_run(stranger: Session, world: World) -> None:
+    stranger.start()
+
+
+def starts_with_a_key(stranger: Session, world: World) -> None:
+    stranger.start_many(
+        {"workflow": "fulfil", "key": "order-7"}, {"workflow": "invoice", "queue": "other"}
+    )
+
+
+def starts_at_repeatable_read(stranger: Session, world: World) -> None:
+    stranger.rollback()
+    stranger.begin("repeatable read").start(key="order-8")
+
+
+def holds_every_run_row(stranger: Session, world: World) -> None:
+    """As a sender of messages does, with all runs there are."""
+    stranger.run("select from rowlock.run for no key update")
+
+
+def holds_a_ready_task(stranger: Session, world: World) -> None:
+    stranger.run("select from rowlock.task where state = 'ready' limit 1 for update")
+
+
+def holds_a_sleeping_task(stranger: Session, world: World) -> None:
+    stranger.run("select from rowlock.task where state = 'waiting' limit 1 for update")
+
+
+def holds_a_running_task(stranger: Session, world: World) -> None:
+    stranger.run("select from rowlock.task where state = 'running' limit 1 for update")
+
+
+def changes_the_settings_of_all_queues(stranger: Session, world: World) -> None:
+    stranger.run("update rowlock.queue set declared_at = declared_at")
+
+
+def shows_the_app(stranger: Session, world: World) -> None:
+    stranger.run(
+        "select rowlock.show_app('shop', array['default', 'fresh'], array['fulfil', 'sort'],"
+        " array['other', 'fresh'])"
+    )
+
+
+def resumes_a_run(stranger: Session, world: World) -> None:
+    stranger.run("select rowlock.resume(run_id) from rowlock.runs where status = 'blocked' limit 1")
+
+
+@pytest.mark.parametrize(
+    "leaves_open",
+    [
+        starts_a_run,
+        starts_with_a_key,
+        starts_at_repeatable_read,
+        holds_every_run_row,
+        holds_a_ready_task,
+        holds_a_sleeping_task,
+        holds_a_running_task,
+        changes_the_settings_of_all_queues,
+        shows_the_app,
+        resumes_a_run,
+    ],
+)
+def test_everybody_elses_work_goes_on(
+    world: World, leaves_open: Callable[[Session, World], None]
+) -> None:
+    busy, dead, fresh = world.worker("busy"), world.worker("dead"), world.worker("fresh")
+    # One of each, and a second that the stranger may hold.
+    mine = world.claimed_by(busy, 6)
+    for sleeper in mine[:2]:
+        busy.journal(timer(sleeper, "1"), suspend(sleeper, timers=("1",)))
+        world.make_due(sleeper.run_id)
+    parent, watched = mine[2], mine[3]
+    world.claimed_by(dead, 2)
+    world.expire(dead)
+    world.anybody.start_many(*[{"workflow": "fulfil"}] * 2)
+
+    stranger = world.session("stranger").begin()
+    leaves_open(stranger, world)
+    held = leaves_open.__name__
+
+    def passes(session: Session, call: Callable[[], object]) -> None:
+        pending = session.go(call)
+        assert not pending.waits(), "a stranger's transaction holds it up"
+        pending.result()
+
+    passes(world.anybody, lambda: world.anybody.start(key="another"))
+    tended = world.anybody.go(world.anybody.tend)
+    assert not tended.waits()
+    assert tended.result().promoted >= (1 if held == "holds_a_sleeping_task" else 2)
+    assert tended.result().taken_over >= (1 if held == "holds_a_running_task" else 2)
+    passes(busy, busy.heartbeat)
+
+    entries: list[Entry] = [step(parent, "1"), child(mine[4], "1"), finish(mine[5])]
+    flush = busy.go(lambda: busy.journal(*entries))
+    assert not flush.waits()
+    written = [flush.result().of(entry) for entry in entries].count("written")
+    assert written >= (2 if held == "holds_a_running_task" else 3)
+    sleeps = suspend(parent, watched.run_id)
+    passes(busy, lambda: busy.journal(sleeps))
+
+    claim = fresh.go(lambda: fresh.claim(100))
+    assert not claim.waits()
+    # 2 that were ready, 2 promoted, 2 taken over, 1 child, 1 started: but for the one that is held.
+    assert len(claim.result()) >= 7
+    passes(fresh, lambda: fresh.journal(*[finish(one) for one in claim.result()]))
+    passes(dead, dead.heartbeat)
+    passes(fresh, fresh.leave)
+    stranger.rollback()
+
+
+def test_a_start_waits_only_for_its_own_key(world: World) -> None:
+    stranger, caller = world.session("stranger").begin(), world.session("caller")
+    stranger.start(key="order-7")
+    other = caller.go(lambda: caller.start_many({"workflow": "fulfil", "key": "order-8"}))
+    assert not other.waits()
+    same = world.anybody.go(lambda: world.anybody.start(key="order-7"))
+    assert same.waits()
+    stranger.rollback()
+    same.result()
