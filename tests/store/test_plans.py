@@ -288,18 +288,7 @@ MOST_BUFFERS = 1500
 """For ten runs; most calls stay far below."""
 
 
-KNOWN = {"outcomes": "a generic plan reads all outcomes and tasks: it needs a probe for each run"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=KNOWN[name]))
-        if name in KNOWN
-        else name
-        for name in CALLS
-    ],
-)
+@pytest.mark.parametrize("name", CALLS)
 def test_a_call_costs_the_same_at_a_deep_backlog(
     backlogs: tuple[Backlog, Backlog], name: str
 ) -> None:

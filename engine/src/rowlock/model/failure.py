@@ -235,7 +235,7 @@ def _traceback_of(error: BaseException) -> str:
     try:
         # Without columns: for them the standard library parses the source, and on Python 3.11 that
         # breaks an ast.parse of the user's in another thread (a depth counter is shared).
-        lines = [(f.filename, f.lineno, f.name, f.line) for f in _frames_of(error)]
+        lines = [(f.filename, f.lineno or 0, f.name, f.line) for f in _frames_of(error)]
         frames = "".join(traceback.StackSummary.from_list(lines).format())
         head = f"Traceback (most recent call last):\n{frames}" if frames else ""
         if isinstance(cause := error.__cause__, RecordedTraceback):

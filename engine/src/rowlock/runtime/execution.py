@@ -299,17 +299,17 @@ class Execution:
     def _begin(self, request: Request) -> None:
         match request.command:
             case ExecuteStep():
-                wait = self._waits.get(request.place) if self._waits else None
+                wait = self._waiting_for("retry", request)
                 if wait is None:
                     self.host.execute_step(self, request)
                 else:
                     request.attempt = wait.attempt
                     self._park_until(request, self._remaining(wait))
             case Sleep(seconds=seconds):
-                wait = self._waits.get(request.place)
+                wait = self._waiting_for("timer", request)
                 remaining = seconds if wait is None else self._remaining(wait)
                 if wait is None and remaining > IN_MEMORY_S:
-                    self._outbox.wait(request, "timer", remaining)
+                    self._journal_timer(request, "timer", remaining, None)
                 self._park_until(request, remaining)
             case Note(kind="now"):
                 self._record(request)  # the journal puts in the database's time
@@ -327,6 +327,24 @@ class Execution:
                     self._record_ended(request, ended)
                 else:
                     self.host.watch(self, run_id, now=False)
+
+    def _waiting_for(self, kind: str, request: Request) -> Remembered | None:
+        """A timer of this kind that was begun at the place in an earlier life."""
+        wait = self._waits.get(request.place)
+        return wait if wait is not None and wait.kind == kind else None
+
+    def _journal_timer(
+        self, request: Request, kind: str, seconds: float, error: str | None
+    ) -> None:
+        def answered(verdict: str, detail: Any) -> None:
+            if verdict == LOST:
+                self.lost()
+            elif verdict == REFUSED:
+                request.cancel_timer()
+                why = InvalidValue(request.command.shape.what, "", str(detail))
+                self.record_failure(request, Failure.of(why))
+
+        self._outbox.wait(request, kind, seconds, error, answered)
 
     def _remaining(self, wait: Remembered) -> float:
         return (wait.due_in or 0.0) - (self._clock.time() - self._loaded_at)
@@ -354,7 +372,7 @@ class Execution:
             return
         request.task = None
         if delay_s > IN_MEMORY_S:
-            self._outbox.wait(request, "retry", delay_s, request.attempt, failure.to_json())
+            self._journal_timer(request, "retry", delay_s, failure.to_json())
         self._park_until(request, delay_s)
         self.schedule_pump()
 

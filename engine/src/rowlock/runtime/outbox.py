@@ -67,17 +67,14 @@ class Outbox:
         self._journal.add(entry, done, self._is_closed)
 
     def wait(
-        self,
-        request: Request,
-        kind: str,
-        seconds: float,
-        attempt: int = 0,
-        error: str | None = None,
+        self, request: Request, kind: str, seconds: float, error: str | None, done: Done
     ) -> None:
         """Make a timer outlive this process."""
         self.waited = True
-        entry = Wait(self._run, self._epoch, request.place, kind, seconds, attempt, raw(error))
-        self._journal.add(entry, _ignore, self._is_closed)
+        entry = Wait(
+            self._run, self._epoch, request.place, kind, seconds, request.attempt, raw(error)
+        )
+        self._journal.add(entry, done, self._is_closed)
 
     def finish(self, status: Outcome, output: str | None, error: str | None, done: Done) -> None:
         """Record how the run ended."""
@@ -113,7 +110,3 @@ def child_entry(child: StartChild) -> dict[str, Any]:
     if child.attributes is not None:
         entry["attributes"] = raw(child.attributes)
     return entry
-
-
-def _ignore(_verdict: str, _detail: Any) -> None:
-    """The answer changes nothing: a lost run is learned of elsewhere."""

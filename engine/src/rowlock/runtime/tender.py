@@ -20,6 +20,7 @@ log = logging.getLogger("rowlock.tender")
 
 BATCH = 1000
 SHORTEST_S = 0.02
+STUCK_S = 0.25
 
 
 class Tender:
@@ -60,7 +61,9 @@ class Tender:
                 continue
             pause_s = self._settings.poll_seconds * random.uniform(0.8, 1.2)
             if done.next_due_in is not None:
-                pause_s = min(pause_s, max(SHORTEST_S, done.next_due_in))
+                # Due already and not promoted: someone holds it. Don't hammer.
+                least_s = SHORTEST_S if done.next_due_in > 0 or done.promoted else STUCK_S
+                pause_s = min(pause_s, max(least_s, done.next_due_in))
             self._next_at = clock.time() + pause_s
             await self._sleep()
 

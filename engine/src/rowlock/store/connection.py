@@ -258,6 +258,10 @@ class translated:
             raise refusal(error) from error
 
 
+_PASSING = ("08", "25", "40", "53", "55", "57", "58", "XX")
+"""Classes of SQLSTATE that pass by themselves: connections, a standby, conflicts, resources."""
+
+
 def refusal(error: psycopg.Error) -> RowlockError:
     """What an error of PostgreSQL means to our callers."""
     state = error.sqlstate or ""
@@ -268,9 +272,9 @@ def refusal(error: psycopg.Error) -> RowlockError:
         return Refused(
             f"this database is not ready for Rowlock: {message}.", state, "Run `rowlock migrate`."
         )
-    if state.startswith(("22", "23", "42")) or state in ("54000", "54001", "54023"):
-        return Poisoned(f"PostgreSQL refused it: {message} (SQLSTATE {state})")
-    return Disconnected(f"{message} (SQLSTATE {state})")
+    if state.startswith(_PASSING):
+        return Disconnected(f"{message} (SQLSTATE {state})")
+    return Poisoned(f"PostgreSQL refused it: {message} (SQLSTATE {state})")
 
 
 def _describe(error: psycopg.Error) -> str:

@@ -82,13 +82,18 @@ _encode = msgspec.json.Encoder().encode
 def parameters(worker: int, entries: list[Entry], *, retrying: bool) -> dict[str, Any]:
     """The parameters of JOURNAL for a batch; numbers the entries."""
     kinds: dict[type, list[Entry]] = {Step: [], Wait: [], Finish: [], Suspend: [], Release: []}
+    made = False
     for number, entry in enumerate(entries):
         entry.i = number
         kinds[type(entry)].append(entry)
+        if isinstance(entry, Step) and (entry.child is not None or entry.kind == "now"):
+            made = True
     return {
         "worker": worker,
         "retrying": retrying,
         "steps": _text(kinds[Step]),
+        "asked": len(kinds[Step]),
+        "made": made,
         "waits": _text(kinds[Wait]),
         "finishes": _text(kinds[Finish]),
         "suspends": _text(kinds[Suspend]),

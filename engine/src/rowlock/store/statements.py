@@ -128,11 +128,12 @@ class Ended:
 
 OUTCOMES = Statement(
     "outcomes",
-    "select distinct on (o.run_id) o.run_id, o.status, o.workflow, o.output::text, o.error::text"
-    "  from rowlock.outcome as o"
-    " where o.run_id = any(%(runs)s::uuid[]) and o.status <> 'continued'"
-    "   and not exists (select from rowlock.task as t where t.run_id = o.run_id)"
-    " order by o.run_id, o.generation desc",
+    "select o.run_id, o.status, o.workflow, o.output::text, o.error::text"
+    "  from (select distinct unnest(%(runs)s::uuid[]) as id) as x"
+    " cross join lateral (select * from rowlock.outcome as o"
+    "        where o.run_id = x.id and o.status <> 'continued'"
+    "        order by o.generation desc limit 1) as o"
+    " where not exists (select from rowlock.task as t where t.run_id = x.id)",
     Ended,
 )
 
@@ -157,8 +158,9 @@ class Answer:
 
 JOURNAL = Statement(
     "journal",
-    "select * from rowlock.journal(%(worker)s, %(steps)s::jsonb, %(waits)s::jsonb,"
-    " %(finishes)s::jsonb, %(suspends)s::jsonb, %(releases)s::jsonb, %(retrying)s)",
+    "select * from rowlock.journal(%(worker)s, %(steps)s::json, %(asked)s, %(made)s,"
+    " %(waits)s::jsonb, %(finishes)s::jsonb, %(suspends)s::jsonb, %(releases)s::jsonb,"
+    " %(retrying)s)",
     Answer,
 )
 

@@ -51,7 +51,7 @@ begin
     perform rowlock.require_read_committed();
     update rowlock.worker as w set listening = p_listening
      where w.id = p_worker and w.listening <> p_listening;
-    if p_want <= 0 then
+    if coalesce(p_want, 0) <= 0 then
         return;
     end if;
 

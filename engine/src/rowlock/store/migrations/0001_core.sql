@@ -124,6 +124,7 @@ create index task_ready on rowlock.task (app, queue, version, priority, due_at, 
     where state = 'ready';
 create index task_running on rowlock.task (worker_id) where state = 'running';
 create index task_due on rowlock.task (due_at) where state in ('scheduled', 'waiting');
+create index task_blocked on rowlock.task (app) where state = 'blocked';
 comment on table rowlock.task is
     'What is left to do: one row an unfinished run. Claiming updates it, finishing deletes it.';
 comment on column rowlock.task.due_at is 'When it may run; a ready task keeps it, the wait in the queue counts from here.';
