@@ -16,9 +16,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from rowlock.settings import Settings
@@ -46,12 +46,16 @@ Done = Callable[[str, Any], None]
 """Told the verdict on an entry and its detail."""
 
 
-@dataclass(slots=True)
 class _Item:
-    entry: Entry
-    done: Done
-    added_at: float
-    is_dropped: Callable[[], bool] = field(repr=False)
+    """An entry on its way, and who is to be told."""
+
+    __slots__ = ("done", "entry", "first_tried_at", "is_dropped")
+
+    def __init__(self, entry: Entry, done: Done, is_dropped: Callable[[], bool]) -> None:
+        self.entry = entry
+        self.done = done
+        self.is_dropped = is_dropped
+        self.first_tried_at: float | None = None
 
 
 class WorkerGone(Exception):
@@ -81,10 +85,10 @@ class Journal:
         Entries of one run are written in the order in which they are added. One whose
         ``is_dropped`` turns true before it is sent is forgotten without a word.
         """
-        now = asyncio.get_running_loop().time()
-        self._items.append(_Item(entry, done, now, is_dropped))
-        self._idle.clear()
-        self._wanted.set()
+        self._items.append(_Item(entry, done, is_dropped))
+        if not self._wanted.is_set():
+            self._idle.clear()
+            self._wanted.set()
 
     async def flushed(self) -> None:
         """Return when everything added so far has been written."""
@@ -122,10 +126,6 @@ class Journal:
 
     async def _write(self, batch: list[_Item]) -> list[_Item]:
         """Write a batch and tell everyone; gives back what must come again, in order."""
-        now = asyncio.get_running_loop().time()
-        for item in batch:
-            if isinstance(item.entry, Finish) and now - item.added_at > CLOSING_AFTER_S:
-                item.entry.closing = True
         try:
             return self._answer(batch, await self._send(batch))
         except Poisoned:
@@ -152,6 +152,7 @@ class Journal:
             if answer is None:
                 told.append((item.done, WRITTEN, None))
             elif answer.verdict == AGAIN and not isinstance(item.entry, Suspend):
+                self._passed_by(item)
                 leftovers.append(item)
             else:
                 told.append((item.done, answer.verdict, answer.detail))
@@ -159,6 +160,14 @@ class Journal:
         # half's code runs. All at once they would take turns, and each would idle half the time.
         asyncio.get_running_loop().call_soon(_tell, told, max(SMALL_BATCH, (len(told) + 1) // 2))
         return leftovers
+
+    def _passed_by(self, item: _Item) -> None:
+        """A finish that is passed by for too long lets no new watchers come."""
+        now = time.monotonic()
+        if item.first_tried_at is None:
+            item.first_tried_at = now
+        elif isinstance(item.entry, Finish) and now - item.first_tried_at > CLOSING_AFTER_S:
+            item.entry.closing = True
 
     async def _send(self, batch: list[_Item], *, retrying: bool = False) -> dict[int, Answer]:
         """Send until the database has answered; what a lost connection did is asked for."""

@@ -18,7 +18,7 @@ import msgspec
 FIELDS = ("run", "workflow", "place", "step", "attempt")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Where:
     """What a line of log belongs to."""
 
