@@ -18,12 +18,10 @@ from asyncio import Future
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from rowlock.errors import MisplacedCall
-
-if TYPE_CHECKING:
-    from rowlock.runtime.execution import Execution
+from rowlock.model.commands import Command
 
 T = TypeVar("T")
 
@@ -82,6 +80,17 @@ class Spinning(Exception):
         )
 
 
+class Run(Protocol):
+    """The loaded run whose code lives in a loop: what its code, or its thread, may ask of it."""
+
+    busy: int
+    loop: RunLoop
+
+    def request(self, command: Command) -> Future[Any]: ...
+    def schedule_pump(self) -> None: ...
+    def on_loop_error(self, context: dict[str, Any]) -> None: ...
+
+
 class _Turn:
     """Stands for a Handle, which nobody in a workflow needs: asyncio's own code ignores it."""
 
@@ -99,8 +108,8 @@ async def _close(generator: AsyncGenerator[Any, Any]) -> None:
 class RunLoop(asyncio.AbstractEventLoop):
     """The loop of one loaded run. See the module's text."""
 
-    def __init__(self, execution: Execution) -> None:
-        self.execution: Execution | None = execution
+    def __init__(self, execution: Run) -> None:
+        self.execution: Run | None = execution
         self._ready: deque[tuple[Context | None, Callable[..., object], tuple[Any, ...]]] = deque()
         self._main: Branch | None = None
         self.branches: set[Branch] = set()

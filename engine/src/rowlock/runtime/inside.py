@@ -7,16 +7,20 @@ known by a context variable, which the threads and tasks they start inherit.
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-from rowlock.runtime.branches import RunLoop
+from rowlock.model.commands import Command
+from rowlock.runtime.branches import Run, RunLoop
 
-if TYPE_CHECKING:
-    from rowlock.runtime.execution import Execution
-    from rowlock.runtime.threads import WorkflowThread
+
+class Thread(Protocol):
+    """A sync workflow at work: it can ask its run for something and wait."""
+
+    def perform(self, command: Command) -> Any: ...
+
 
 _step: ContextVar[str | None] = ContextVar("rowlock_step", default=None)
-_thread: ContextVar[WorkflowThread | None] = ContextVar("rowlock_thread", default=None)
+_thread: ContextVar[Thread | None] = ContextVar("rowlock_thread", default=None)
 
 
 def enter_step(name: str) -> None:
@@ -25,18 +29,18 @@ def enter_step(name: str) -> None:
     _thread.set(None)
 
 
-def enter_thread(thread: WorkflowThread) -> None:
+def enter_thread(thread: Thread) -> None:
     """What runs in this context from here on is a sync workflow."""
     _thread.set(thread)
 
 
-def execution() -> Execution | None:
+def execution() -> Run | None:
     """The run whose async code is running here."""
     loop = RunLoop.current()
     return loop.execution if loop is not None else None
 
 
-def thread() -> WorkflowThread | None:
+def thread() -> Thread | None:
     """The sync workflow that is running here."""
     return _thread.get()
 

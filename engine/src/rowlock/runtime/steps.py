@@ -31,6 +31,7 @@ from rowlock.store.transactions import (
     AlreadyRecorded,
     CommitUnknown,
     NotOwned,
+    Transaction,
     Transactions,
     is_conflict,
 )
@@ -44,12 +45,15 @@ MOST_CONFLICTS = 20
 class StepRunner:
     """Executes the steps of all runs of one worker process."""
 
-    def __init__(self, threads: Executor, transactions: Transactions, side: SessionPool) -> None:
+    def __init__(
+        self, threads: Executor, transactions: Transactions, side: SessionPool, connections: int
+    ) -> None:
         self._threads = threads
         self._transactions = transactions
         self._side = side
         self._active: dict[Request, tuple[Execution, float]] = {}
-        self.abandoned = 0
+        self._places = asyncio.Semaphore(connections)
+        """As many as there are connections: who waits for one must not hold a thread meanwhile."""
 
     def execute(self, execution: Execution, request: Request) -> None:
         """Begin to carry out a step; the execution hears of its end."""
@@ -121,25 +125,23 @@ class StepRunner:
                 raise
         context = contextvars.copy_context()
         future = asyncio.get_running_loop().run_in_executor(
-            self._threads, partial(context.run, function, *command.args, **command.kwargs)
+            self._threads,
+            partial(context.run, _without_stop, function, *command.args, **command.kwargs),
         )
-        done, _ = await asyncio.wait([future], timeout=command.timeout_s)
-        if not done:
-            self._abandon(command.name, future)
-            assert command.timeout_s is not None
-            raise StepTimeout(command.name, command.timeout_s)
-        return future.result()
-
-    def _abandon(self, name: str, future: asyncio.Future[Any]) -> None:
-        self.abandoned += 1
-        log.warning("step %s goes on in its thread after its timeout; its result is void", name)
-
-        def discard(late: asyncio.Future[Any]) -> None:
-            self.abandoned -= 1
-            if not late.cancelled():
-                late.exception()
-
-        future.add_done_callback(discard)
+        # Cancelling the future keeps one that has not begun from beginning; what has begun goes on
+        # in its thread, and what comes of it is void.
+        try:
+            async with asyncio.timeout(command.timeout_s) as limit:
+                return await future
+        except TimeoutError:
+            if limit.expired():
+                assert command.timeout_s is not None
+                log.warning(
+                    "step %s goes on in its thread after its timeout; its result is void",
+                    command.name,
+                )
+                raise StepTimeout(command.name, command.timeout_s) from None
+            raise
 
     async def _try_again(
         self, execution: Execution, request: Request, error: BaseException
@@ -220,14 +222,25 @@ class StepRunner:
     async def _transact(
         self, execution: Execution, request: Request, command: ExecuteTransaction, began: float
     ) -> None:
-        transaction = await (
-            self._transactions.asynchronous()
-            if command.is_async
-            else self._transactions.synchronous()
-        )
-        await transaction.begin(command.isolation)
+        if command.is_async:
+            transaction = await self._transactions.asynchronous()
+            await self._transact_on(transaction, execution, request, command, began)
+            return
+        async with self._places:
+            transaction = await self._transactions.synchronous()
+            await self._transact_on(transaction, execution, request, command, began)
+
+    async def _transact_on(
+        self,
+        transaction: Transaction,
+        execution: Execution,
+        request: Request,
+        command: ExecuteTransaction,
+        began: float,
+    ) -> None:
         position: int | None = None
         try:
+            await transaction.begin(command.isolation)
             function = _in_context(command)
             if command.timeout_s is None:
                 value = await transaction.call(function)
@@ -324,8 +337,16 @@ def _in_context(command: ExecuteTransaction) -> Callable[..., Any]:
         return lambda connection: command.function(connection, *command.args, **command.kwargs)
     context = contextvars.copy_context()
     return lambda connection: context.run(
-        command.function, connection, *command.args, **command.kwargs
+        _without_stop, command.function, connection, *command.args, **command.kwargs
     )
+
+
+def _without_stop(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a plain function. A future takes any error but StopIteration, and would never end."""
+    try:
+        return function(*args, **kwargs)
+    except StopIteration as error:
+        raise RuntimeError(f"the step raised StopIteration({error})") from error
 
 
 def _is_ours(execution: Execution, request: Request, error: BaseException) -> bool:

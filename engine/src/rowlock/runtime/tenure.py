@@ -93,7 +93,9 @@ class Tenure:
         self._room = asyncio.Event()
         self.journal = Journal(settings, worker_id, on_ready=self._poke)
         self._transactions = Transactions(settings, threads)
-        self.steps = StepRunner(threads, self._transactions, self._side)
+        self.steps = StepRunner(
+            threads, self._transactions, self._side, settings.transaction_connections
+        )
         self._watcher = Watcher(self._control)
         self._watches: dict[Execution, list[UUID]] = {}
         self.tender = Tender(settings, control, on_ready=self._poke)

@@ -11,15 +11,12 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rowlock.errors import Suspended
 from rowlock.model.commands import Command
 from rowlock.runtime import inside
-
-if TYPE_CHECKING:
-    from rowlock.runtime.execution import Execution
-
+from rowlock.runtime.branches import Run
 
 MOST_REFUSALS = 100
 """A thread that is refused so often after its run was unloaded is not answered any more."""
@@ -43,7 +40,7 @@ class WorkflowThread:
     """One sync workflow at work; :meth:`main` is what the run's loop sees of it."""
 
     def __init__(
-        self, execution: Execution, clock: asyncio.AbstractEventLoop, function: Callable[[], Any]
+        self, execution: Run, clock: asyncio.AbstractEventLoop, function: Callable[[], Any]
     ) -> None:
         self._execution = execution
         self._clock = clock
