@@ -94,13 +94,15 @@ def replay(bench: Bench, count: int = 10_000) -> Figures:
     return {"steps": count, "from_worker_start_to_outcome_s": float(registered_to_outcome)}
 
 
-def sleepers(bench: Bench, runs: int = 20_000, seconds: float = 20.0) -> Figures:
-    """Many sleeping runs: what they cost a worker, and how they wake."""
+def sleepers(
+    bench: Bench, runs: int = 10_000, seconds: float = 20.0, due_per_second: float = 1000.0
+) -> Figures:
+    """Many sleeping runs: what they cost a worker, and how late they wake when so many fall due."""
     with _client(bench) as client, bench.workers(slots=200) as worker:
         for warm in client.start_many([workflows.noop()] * 1000):
             warm.result(timeout=60)
         before_mb = memory_mb(worker.pid)
-        client.start_many([workflows.sleeper(seconds)] * runs)
+        client.start_many([workflows.sleeper(seconds + n / due_per_second) for n in range(runs)])
         bench.until("select count(*) from rowlock.wait", runs, every_s=0.1)
         bench.connection.execute("create temp table due as select run_id, due_at from rowlock.wait")
         grown_mb = memory_mb(worker.pid) - before_mb

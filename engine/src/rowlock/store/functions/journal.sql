@@ -72,7 +72,7 @@ returns table (i integer, verdict text, detail jsonb)
 language plpgsql volatile
 set search_path = pg_catalog
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
-set enable_mergejoin = off set jit = off
+set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
