@@ -6,6 +6,7 @@
 -- (3) the queue's gate, so that a limit that comes later is exact at once; (4) in a later
 -- statement, the claim: ids through ANY(ARRAY(…)), because the same as a CTE joined to the
 -- update flips to a sequential scan under a generic plan (tests/store/test_plans.py).
+-- Looked up one by one (OFFSET 0): as a join, a plan made when `run` was tiny reads all of it later.
 -- SKIP LOCKED everywhere: nobody waits for anybody. FOR NO KEY UPDATE is enough for a ready task,
 -- and passes the KEY SHARE of those who watch it: a parent's suspend must not hide its child.
 
@@ -114,8 +115,11 @@ begin
                case when c.generation = 1 then r.input else g.input end::text,
                r.attributes::text
           from claimed as c
-          join rowlock.run as r on r.id = c.run_id
-          left join rowlock.generation as g on g.run_id = c.run_id and g.generation = c.generation;
+         cross join lateral (
+               select x.* from rowlock.run as x where x.id = c.run_id offset 0) as r
+          left join lateral (
+               select x.input from rowlock.generation as x
+                where x.run_id = c.run_id and x.generation = c.generation offset 0) as g on true;
         get diagnostics v_got = row_count;
         p_want := p_want - v_got;
     end loop;
@@ -133,10 +137,14 @@ as $$
     select s.run_id, s.place, s.kind, s.name, s.position, s.output::text, s.error::text,
            null::double precision, null::uuid, s.attempts
       from unnest(p_runs, p_generations) as a (run_id, generation)
-      join rowlock.step as s on s.run_id = a.run_id and s.generation = a.generation
+     cross join lateral (
+           select x.* from rowlock.step as x
+            where x.run_id = a.run_id and x.generation = a.generation offset 0) as s
     union all
     select w.run_id, w.place, w.kind, null, null, null, w.error::text,
            extract(epoch from w.due_at - clock_timestamp())::double precision, w.on_run_id, w.attempt
       from unnest(p_runs, p_generations) as a (run_id, generation)
-      join rowlock.wait as w on w.run_id = a.run_id and w.generation = a.generation
+     cross join lateral (
+           select x.* from rowlock.wait as x
+            where x.run_id = a.run_id and x.generation = a.generation offset 0) as w
 $$;

@@ -10,6 +10,11 @@
 -- So tasks read here as "mine, running, my epoch" stay so until this transaction ends, without a
 -- lock on each of them (411 WAL bytes a step instead of 466).
 --
+-- Plans are made once, when tables may be tiny, and kept while they grow. So nothing may be left to the
+-- planner's guess but lookups by key: no plain index scans (only a bitmap scan needs a condition), and
+-- `state || ''`, `worker_id + 0` keep the partial indexes out; else a batch of 250 reads all
+-- running tasks, or all waits, 250 times (tests/store/test_plans.py).
+--
 -- Entries come as JSON arrays of objects, each with its number `i` in the batch; p_asked counts the
 -- steps, p_made says that some have an output that is made here (children, `now`). Answered are
 -- only the exceptions, with the verdict
@@ -28,7 +33,8 @@
 create or replace function rowlock.wake_waiters(p_ended uuid[]) returns integer
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_seqscan = off set enable_indexscan = off set enable_indexonlyscan = off
+set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_waiters uuid[];
@@ -42,14 +48,14 @@ begin
     end if;
     v_locked := array(
         select t.run_id from rowlock.task as t
-         where t.run_id = any (v_waiters) and t.state = 'waiting'
+         where t.run_id = any (v_waiters) and t.state || '' = 'waiting'
          order by t.run_id
            for no key update skip locked);
     -- One note a waiter is enough. A sweep that removes it just now holds the waiter's task and wakes
     -- it; if that comes before our commit, the waiter can't sleep again past our lock.
     insert into rowlock.wake (run_id)
     select t.run_id from rowlock.task as t
-     where t.run_id = any (v_waiters) and t.state = 'waiting' and not t.run_id = any (v_locked)
+     where t.run_id = any (v_waiters) and t.state || '' = 'waiting' and not t.run_id = any (v_locked)
        and not exists (select from rowlock.wake as w where w.run_id = t.run_id);
     -- Who waits for many is not woken for each: its replay costs more than the wait (patience).
     with woken as (
@@ -71,8 +77,9 @@ create or replace function rowlock.journal(
 returns table (i integer, verdict text, detail jsonb)
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
-set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_indexscan = off set enable_indexonlyscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
@@ -106,7 +113,7 @@ begin
             select t.run_id
               from jsonb_to_recordset(v_ends) as e (run uuid, epoch integer)
               join rowlock.task as t on t.run_id = e.run
-             where t.epoch = e.epoch and t.state = 'running' and t.worker_id = p_worker
+             where t.epoch = e.epoch and t.state || '' = 'running' and t.worker_id + 0 = p_worker
              order by t.run_id
                for update of t skip locked);
         if cardinality(v_held) < jsonb_array_length(v_ends) then
@@ -114,7 +121,7 @@ begin
                 select t.run_id
                   from jsonb_to_recordset(v_ends) as e (run uuid, epoch integer)
                   join rowlock.task as t on t.run_id = e.run
-                 where t.epoch = e.epoch and t.state = 'running' and t.worker_id = p_worker
+                 where t.epoch = e.epoch and t.state || '' = 'running' and t.worker_id + 0 = p_worker
                    and not t.run_id = any (v_held));
             -- A finish that was passed by for too long shuts the door to new watchers; FOR NO KEY
             -- UPDATE passes the locks of those who watch already.
@@ -156,7 +163,7 @@ begin
                    run uuid, position integer, epoch integer, seconds real, attempts smallint,
                    place text, kind text, name text, output jsonb, error jsonb)
           join rowlock.task as t on t.run_id = e.run
-         where t.epoch = e.epoch and t.state = 'running' and t.worker_id = p_worker
+         where t.epoch = e.epoch and t.state || '' = 'running' and t.worker_id + 0 = p_worker
            and not e.run = any (v_passed);
         get diagnostics v_written = row_count;
     elsif p_asked > 0 then
@@ -176,7 +183,7 @@ begin
                    i integer, run uuid, position integer, epoch integer, seconds real,
                    attempts smallint, place text, kind text, name text, output jsonb, error jsonb)
           join rowlock.task as t on t.run_id = e.run
-         where t.epoch = e.epoch and t.state = 'running' and t.worker_id = p_worker
+         where t.epoch = e.epoch and t.state || '' = 'running' and t.worker_id + 0 = p_worker
            and not e.run = any (v_passed)
         on conflict do nothing;
         get diagnostics v_written = row_count;
@@ -201,8 +208,8 @@ begin
               from jsonb_to_recordset(v_steps) as e (
                        i integer, run uuid, position integer, epoch integer, place text)
               left join rowlock.task as t
-                on t.run_id = e.run and t.epoch = e.epoch and t.state = 'running'
-               and t.worker_id = p_worker
+                on t.run_id = e.run and t.epoch = e.epoch and t.state || '' = 'running'
+               and t.worker_id + 0 = p_worker
               left join rowlock.outcome as o
                 on t.run_id is null and o.run_id = e.run and o.epoch = e.epoch
               left join rowlock.step as s
@@ -271,7 +278,7 @@ begin
                    run uuid, epoch integer, seconds double precision,
                    attempt smallint, place text, kind text, error jsonb)
           join rowlock.task as t on t.run_id = e.run
-         where t.epoch = e.epoch and t.state = 'running' and t.worker_id = p_worker
+         where t.epoch = e.epoch and t.state || '' = 'running' and t.worker_id + 0 = p_worker
            and not e.run = any (v_passed)
          order by e.run, e.place, coalesce(e.attempt, 0) desc
         on conflict (run_id, generation, place) do update
@@ -285,8 +292,8 @@ begin
           from jsonb_to_recordset(p_waits) as e (i integer, run uuid, epoch integer)
          where e.run = any (v_passed)
             or not exists (select from rowlock.task as t
-                            where t.run_id = e.run and t.epoch = e.epoch and t.state = 'running'
-                              and t.worker_id = p_worker);
+                            where t.run_id = e.run and t.epoch = e.epoch and t.state || '' = 'running'
+                              and t.worker_id + 0 = p_worker);
     end if;
 
     if v_ends = '[]' then

@@ -101,18 +101,16 @@ begin
          order by t.run_id
          limit p_limit
            for update skip locked);
+    -- By ANY(array), not as a join: a plan made when the table was tiny reads all of it later.
     with taken as (
         update rowlock.task as t
            set state = 'ready', epoch = t.epoch + 1, worker_id = null, claimed_at = null, closing = false,
-               takeovers = case when p.position > t.progress then 1 else t.takeovers + 1 end,
-               progress = p.position
-          from unnest(v_taken) as x (run_id)
-         cross join lateral (
-                select coalesce(max(s.position), 0) as position
-                  from rowlock.step as s
-                  join rowlock.task as o on o.run_id = s.run_id and o.generation = s.generation
-                 where s.run_id = x.run_id) as p
-         where t.run_id = x.run_id
+               (takeovers, progress) = (
+                   select case when coalesce(max(s.position), 0) > t.progress then 1 else t.takeovers + 1 end,
+                          coalesce(max(s.position), 0)
+                     from rowlock.step as s
+                    where s.run_id = t.run_id and s.generation = t.generation)
+         where t.run_id = any (v_taken)
            -- Asked again under the lock: one without a worker may have found a live one meanwhile.
            and (t.worker_id = any (v_dead)
                 or not exists (select from rowlock.worker as w where w.id = t.worker_id))
