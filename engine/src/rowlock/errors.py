@@ -147,10 +147,12 @@ class Nondeterminism(RowlockError):
         self.found = found
         self.recorded_version = recorded_version
         self.running_version = running_version
-        versions = (
-            f" (recorded by version {recorded_version or 'unnamed'}, running version "
-            f"{running_version or 'unnamed'})"
-        )
+        versions = ""
+        if recorded_version or running_version:
+            versions = (
+                f" (recorded by version {recorded_version or 'unnamed'}, running version "
+                f"{running_version or 'unnamed'})"
+            )
         super().__init__(
             f"workflow {workflow} does not fit its history at place {place}: expected {expected}, "
             f"found {found}{versions}. The run is blocked and nothing was executed. Bring back "

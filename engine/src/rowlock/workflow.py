@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar, cast
 from uuid import UUID
 
-from rowlock.errors import MisplacedCall
+from rowlock.errors import ConfigurationError, MisplacedCall
 from rowlock.model.code import WorkflowCode
 from rowlock.model.commands import (
     AwaitRun,
@@ -25,6 +26,7 @@ from rowlock.model.commands import (
     StartChild,
     seconds_of,
 )
+from rowlock.model.history import describe
 from rowlock.model.retry import Retry
 from rowlock.model.values import Shape
 from rowlock.runtime import inside
@@ -75,16 +77,34 @@ class Call(Coroutine[Any, Any, R_co]):
 class CommandCall(Call[R_co]):
     """A call of one command."""
 
-    __slots__ = ("_command",)
+    __slots__ = ("_asked", "_command")
 
     def __init__(self, command: Command) -> None:
         super().__init__()
         self._command = command
+        self._asked = False
+
+    def __del__(self) -> None:
+        # As Python does for a coroutine: silence would report success for what never happened.
+        if not self._asked:
+            what = describe(self._command.kind, self._command.name)
+            warnings.warn(
+                f"{what} was called but never awaited (in a sync workflow: `.wait()`), so it did "
+                "not happen",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     async def _perform(self) -> R_co:
+        self._asked = True
         return cast("R_co", await perform(self._command))
 
+    def close(self) -> None:
+        self._asked = True  # such as gather that closes what it could not start
+        super().close()
+
     def __await__(self) -> Generator[Any, Any, R_co]:
+        self._asked = True
         # The hot path of every step: the same as _perform, without its coroutines.
         execution = inside.execution()
         if execution is None:
@@ -92,6 +112,7 @@ class CommandCall(Call[R_co]):
         return cast("R_co", (yield from execution.request(self._command)))
 
     def wait(self) -> R_co:
+        self._asked = True
         return cast("R_co", perform_blocking(self._command))
 
 
@@ -160,6 +181,10 @@ class WorkflowCall(Call[R_co]):
         priority: int | None = None,
         attributes: str | None = None,
     ) -> StartChild:
+        if priority is not None and priority not in range(101):
+            raise ConfigurationError(
+                f"priority is {priority!r}, but must be a whole number from 0 (first) to 100 (last)"
+            )
         return StartChild(self.workflow, self.input, queue, key, priority, attributes)
 
     async def _perform(self) -> R_co:
@@ -240,6 +265,15 @@ class TimeoutScope:
     def expired(self) -> bool:
         """Whether the time was up before the inside was done."""
         return self._expired
+
+    def __enter__(self) -> NoReturn:
+        raise MisplacedCall(
+            "app.timeout works in async workflows only: `async with app.timeout(…)`. In a sync "
+            "workflow give the steps a timeout: @app.step(timeout=…)."
+        )
+
+    def __exit__(self, *_: object) -> None:
+        return None
 
     async def __aenter__(self) -> Self:
         command = Sleep(self._seconds, kind="timeout")

@@ -6,6 +6,7 @@ Reads and writes: the blocking client, as any program would.
 from __future__ import annotations
 
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ from rowlock.model.states import Outcome, TaskState
 STATUSES = [*map(str, TaskState), *map(str, Outcome)]
 
 app_option = click.option("--app", metavar="NAME", help="The app's name, if there are several.")
+
+
+LOOK_EVERY_S = 2.0
 
 
 @click.command("start")
@@ -89,7 +93,7 @@ def _wait_for(run: BlockingRun[Any], timeout: timedelta | None, as_json: bool) -
     click.echo(f"run {run.id}", err=True)
     code = 0
     try:
-        result = run.result(timeout)
+        result = _result_of(run, timeout)
     except RunFailed:
         code = FAILED
         if not as_json:
@@ -103,6 +107,24 @@ def _wait_for(run: BlockingRun[Any], timeout: timedelta | None, as_json: bool) -
     else:
         click.echo(json_text(result))
     return code
+
+
+def _result_of(run: BlockingRun[Any], timeout: timedelta | None) -> Any:
+    """Wait for the result; say so when the run is blocked, for then nothing comes by itself."""
+    end = None if timeout is None else time.monotonic() + timeout.total_seconds()
+    told = False
+    while True:
+        left_s = LOOK_EVERY_S if end is None else end - time.monotonic()
+        try:
+            return run.result(max(0.0, min(LOOK_EVERY_S, left_s)))
+        except ResultTimeout:
+            if end is not None and time.monotonic() >= end:
+                raise
+            info = run.info()
+            if info.status == "blocked" and not told:
+                told = True
+                why = (info.reason or {}).get("message", "no reason is recorded")
+                click.echo(f"the run is blocked, waiting on: {why}", err=True)
 
 
 def _arguments(text: str | None, args: tuple[str, ...]) -> dict[str, Any]:

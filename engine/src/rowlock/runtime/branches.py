@@ -16,7 +16,7 @@ import asyncio
 import sys
 from asyncio import Future
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextvars import Context
 from typing import Any, NoReturn, Protocol, TypeVar
 
@@ -27,6 +27,9 @@ T = TypeVar("T")
 
 MOST_CALLBACKS = 1_000_000
 """A run that is still not quiet after so many callbacks in a row is spinning."""
+
+MOST_LEVELS = 200
+"""A place holds a number for each level, and must fit into an index entry of PostgreSQL."""
 
 
 class Branch(asyncio.Task[Any]):
@@ -65,6 +68,20 @@ class Branch(asyncio.Task[Any]):
         """The place of the next thing this branch does."""
         self._count += 1
         return f"{self._prefix}{self._count}"
+
+
+class NumberedFuture(asyncio.Future[Any]):
+    """A future of the run's code (``shield`` makes them): its hash is its number, as above."""
+
+    def __init__(self, loop: RunLoop, number: int) -> None:
+        super().__init__(loop=loop)
+        self._number = number
+
+    def __hash__(self) -> int:
+        return self._number
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
 
 
 _UNSTOPPABLE: set[Branch] = set()
@@ -114,6 +131,7 @@ class RunLoop(asyncio.AbstractEventLoop):
         self._main: Branch | None = None
         self.branches: set[Branch] = set()
         self._left_generators = 0
+        self._futures = 0
 
     # --- what the runtime does with it
 
@@ -213,8 +231,16 @@ class RunLoop(asyncio.AbstractEventLoop):
         self._ready.append((context, callback, args))
         return _TURN
 
-    def create_future(self) -> Future[Any]:
+    def request_future(self) -> Future[Any]:
+        """A future that only the code's `await` sees; lighter than :meth:`create_future`."""
         return Future(loop=self)
+
+    def create_future(self) -> Future[Any]:
+        caller = sys._getframe(1)
+        if caller.f_code is _WAIT and len(waited := caller.f_locals["fs"]) > 1:
+            _refuse_gathers(waited)
+        self._futures += 1
+        return NumberedFuture(self, self._futures)
 
     def create_task(  # type: ignore[override]
         self,
@@ -232,6 +258,12 @@ class RunLoop(asyncio.AbstractEventLoop):
                 "asyncio.as_completed([asyncio.create_task(c) for c in …])."
             )
         creator = self.branch()
+        if len(creator.place) >= MOST_LEVELS:
+            coro.close()
+            raise MisplacedCall(
+                f"the workflow nests tasks more than {MOST_LEVELS} deep, each at a place below its "
+                "creator's. Use a loop, or hand the rest over to a child run."
+            )
         branch = Branch(
             coro,
             loop=self,
@@ -328,6 +360,19 @@ _NO_WORK = (
 for _name in _NO_WORK:
     setattr(RunLoop, _name, RunLoop._refuse_work)
 
+
+def _refuse_gathers(waited: Iterable[object]) -> None:
+    """``asyncio.wait`` gives a set, and a gather's place in it is its address."""
+    if any(type(future) is _GATHERING for future in waited):
+        raise MisplacedCall(
+            "asyncio.wait was given a gather(…) in a workflow: the order of what it gives would "
+            "change from process to process. Make a task of it: asyncio.create_task(function()), "
+            "with the gather inside the function."
+        )
+
+
+_GATHERING = getattr(asyncio.tasks, "_GatheringFuture", None)
+_WAIT = asyncio.tasks._wait.__code__  # type: ignore[attr-defined]
 _ENSURE_FUTURE = {
     function.__code__
     for name in ("ensure_future", "_ensure_future")

@@ -190,14 +190,14 @@ class Execution:
             self._refusals += 1
             if self._refusals > MOST_REFUSALS:
                 # It catches whatever is raised and tries again, and would freeze the worker.
-                return self.loop.create_future()
+                return self.loop.request_future()
             raise Suspended(
                 f"{describe(command.kind, command.name)} was refused: the run has ended or is "
                 "being unloaded while it waits. A `finally` block is passed on every unloading; "
                 "it can't use steps for that reason."
             )
         place = self.loop.branch().next_place()
-        future = self.loop.create_future()
+        future = self.loop.request_future()
         request = Request(place, command, future, contextvars.copy_context())
         self._requests[place] = request
         try:
@@ -489,9 +489,14 @@ class Execution:
             self.adopt(position, request, _text(detail["output"]), _text(detail["error"]))
         elif verdict == REFUSED:
             self._deliveries.came_to_nothing(position)
-            self._open[request.place] = request
-            why = InvalidValue(request.command.shape.what, "", str(detail))
-            self.record_failure(request, Failure.of(why))
+            failure = Failure.of(InvalidValue(request.command.shape.what, "", str(detail)))
+            if request.future.done():
+                self.schedule_pump()
+            elif not isinstance(result.error, InvalidValue):
+                self._open[request.place] = request
+                self.record_failure(request, failure)
+            elif not self._ending:  # not even an error can be recorded there
+                self._finish(Outcome.FAILED, failure=failure)
         elif detail is not None:
             self.adopt(position, request, _text(detail), None)
         else:
@@ -526,6 +531,15 @@ class Execution:
     ) -> None:
         self._ending = True
         self.host.room_changed()
+        if failure is not None:
+            log.warning(
+                "run %s of %s failed: %s: %s",
+                self.run_text,
+                self.workflow.name,
+                failure.type,
+                failure.message,
+                extra={"run": self.run_text, "workflow": self.workflow.name},
+            )
         error = None if failure is None else failure.to_json()
         self._outbox.finish(status, output, error, self._on_finished)
 

@@ -68,7 +68,8 @@ class LeaseKeeper:
 
     async def _renew(self) -> None:
         clock = asyncio.get_running_loop()
-        backoff = Backoff(first_s=0.05, most_s=1.0)
+        backoff = Backoff(first_s=0.2, most_s=2.0)
+        failing_since: float | None = None
         while True:
             sent_at = clock.time()
             before = self._claims.alive()
@@ -78,10 +79,15 @@ class LeaseKeeper:
                     {"worker": self._worker_id, "lease": self._settings.lease_seconds},
                 )
             except Disconnected as error:
-                log.warning("the lease could not be renewed: %s", error)
+                if failing_since is None:
+                    failing_since = sent_at
+                    log.warning("the lease could not be renewed, trying on: %s", error)
                 await asyncio.sleep(backoff.next_s())
                 continue
             backoff.reset()
+            if failing_since is not None:
+                log.info("the database is back after %.1f s", clock.time() - failing_since)
+                failing_since = None
             if not answer:
                 raise WorkerGone
             self.lease = Lease.renewed(

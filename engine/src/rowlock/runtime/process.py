@@ -21,6 +21,8 @@ from rowlock.settings import Settings
 log = logging.getLogger("rowlock.worker")
 
 TICK_S = 0.5
+BLOCKED_S = 1.0
+"""A loop that stands still for longer is worth a line in the log."""
 MOST_THREADS = 64
 
 OnStatus = Callable[[str, int], None]
@@ -94,7 +96,7 @@ class WorkerProcess:
             late_s = now - last - TICK_S
             last = now
             tenure = self._tenure
-            if late_s > self._settings.lease_seconds / 6:
+            if late_s > min(BLOCKED_S, self._settings.lease_seconds / 6):
                 log.warning(
                     "the event loop was blocked for %.1f s (lease %.0f s): workflow code or a step "
                     "holds the interpreter. Running: %s",

@@ -54,6 +54,7 @@ class StepRunner:
         self._active: dict[Request, tuple[Execution, float]] = {}
         self._places = asyncio.Semaphore(connections)
         """As many as there are connections: who waits for one must not hold a thread meanwhile."""
+        self._in_threads: set[asyncio.Task[None]] = set()
 
     def execute(self, execution: Execution, request: Request) -> None:
         """Begin to carry out a step; the execution hears of its end."""
@@ -223,39 +224,99 @@ class StepRunner:
         self, execution: Execution, request: Request, command: ExecuteTransaction, began: float
     ) -> None:
         if command.is_async:
-            transaction = await self._transactions.asynchronous()
-            await self._transact_on(transaction, execution, request, command, began)
+            await self._transact_here(execution, request, command, began)
             return
-        async with self._places:
-            transaction = await self._transactions.synchronous()
-            await self._transact_on(transaction, execution, request, command, began)
+        # What is at work in a thread can't be stopped, and two threads on one connection crash
+        # libpq. So a thread is never interrupted: who gives up on it goes away and leaves it a
+        # task of its own, which rolls back when the thread is done.
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        work = asyncio.create_task(self._see_through(execution, request, command, began, over))
+        self._in_threads.add(work)
+        work.add_done_callback(self._in_threads.discard)
+        await over
 
-    async def _transact_on(
-        self,
-        transaction: Transaction,
-        execution: Execution,
-        request: Request,
-        command: ExecuteTransaction,
-        began: float,
+    async def _transact_here(
+        self, execution: Execution, request: Request, command: ExecuteTransaction, began: float
     ) -> None:
-        position: int | None = None
+        transaction = await self._transactions.asynchronous()
         try:
             await transaction.begin(command.isolation)
-            function = _in_context(command)
-            if command.timeout_s is None:
-                value = await transaction.call(function)
-            else:
-                try:
-                    async with asyncio.timeout(command.timeout_s) as limit:
-                        value = await transaction.call(function)
-                except TimeoutError:
-                    if limit.expired():
-                        raise StepTimeout(command.name, command.timeout_s) from None
-                    raise
+            try:
+                async with asyncio.timeout(command.timeout_s) as limit:
+                    value = await transaction.call(_in_context(command))
+            except TimeoutError:
+                if limit.expired():
+                    raise _timeout_of(command) from None
+                raise
             output, value = command.shape.store_and_load(value)
         except BaseException:
             await transaction.abandon()
             raise
+        await self._commit(transaction, execution, request, began, output, value)
+
+    async def _see_through(
+        self,
+        execution: Execution,
+        request: Request,
+        command: ExecuteTransaction,
+        began: float,
+        over: asyncio.Future[None],
+    ) -> None:
+        """A transaction in a thread, to its end. ``over`` done: nobody waits for it any more."""
+        try:
+            async with self._places:
+                if not over.done():
+                    await self._transact_in_thread(execution, request, command, began, over)
+        except BaseException as error:
+            if not over.done():
+                over.set_exception(error)
+        else:
+            if not over.done():
+                over.set_result(None)
+
+    async def _transact_in_thread(
+        self,
+        execution: Execution,
+        request: Request,
+        command: ExecuteTransaction,
+        began: float,
+        over: asyncio.Future[None],
+    ) -> None:
+        transaction = await self._transactions.synchronous()
+        call: asyncio.Future[Any] | None = None
+        try:
+            await transaction.begin(command.isolation)
+            call = asyncio.ensure_future(transaction.call(_in_context(command)))
+            await asyncio.wait([call], timeout=command.timeout_s)
+            if not call.done():
+                if not over.done():
+                    log.warning(
+                        "transaction %s goes on in its thread after its timeout; it will be "
+                        "rolled back",
+                        command.name,
+                    )
+                    over.set_exception(_timeout_of(command))
+                await asyncio.wait([call])
+            value = call.result()
+            if over.done():
+                await transaction.abandon()
+                return
+            output, value = command.shape.store_and_load(value)
+        except BaseException:
+            if call is None or call.done():  # else the process ends, and the thread is at work
+                await transaction.abandon()
+            raise
+        await self._commit(transaction, execution, request, began, output, value)
+
+    async def _commit(
+        self,
+        transaction: Transaction,
+        execution: Execution,
+        request: Request,
+        began: float,
+        output: str,
+        value: Any,
+    ) -> None:
         position = execution.next_position()
         try:
             await transaction.finish(
@@ -265,7 +326,7 @@ class StepRunner:
                     "epoch": execution.epoch,
                     "place": request.place,
                     "position": position,
-                    "name": command.name,
+                    "name": request.command.name,
                     "attempts": request.attempt,
                     "seconds": time.perf_counter() - began,
                     "output": output,
@@ -329,6 +390,11 @@ class StepRunner:
                 )
             except Disconnected:
                 await asyncio.sleep(backoff.next_s())
+
+
+def _timeout_of(command: ExecuteStep) -> StepTimeout:
+    assert command.timeout_s is not None
+    return StepTimeout(command.name, command.timeout_s)
 
 
 def _in_context(command: ExecuteTransaction) -> Callable[..., Any]:

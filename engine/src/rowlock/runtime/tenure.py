@@ -21,6 +21,7 @@ from uuid import UUID
 
 import msgspec
 
+from rowlock.errors import Refused
 from rowlock.model.code import Code
 from rowlock.model.commands import StartChild
 from rowlock.model.failure import Failure
@@ -356,7 +357,7 @@ class Tenure:
                 )
             except Disconnected:
                 await asyncio.sleep(backoff.next_s())
-            except Poisoned as error:
+            except (Poisoned, Refused) as error:
                 execution.record_failure(request, Failure.of(error))
                 return
             else:

@@ -58,14 +58,54 @@ class Transaction(Protocol):
     async def abandon(self) -> None: ...
 
 
+_OWN_END = (
+    "the transaction step {what} its transaction itself{so_far}. Leave commit and rollback to "
+    "Rowlock: it commits the writes together with the step's record, and rolls back when the function "
+    "raises. For a part that may fail use `with tx.transaction():`."
+)
+
+
+class _AsyncConnection(AsyncConnection[Any]):
+    """What an async transaction step gets: it can't end the transaction by these two."""
+
+    lent = False
+
+    async def commit(self) -> None:
+        _refuse_when(self.lent, "tried to commit")
+        await super().commit()
+
+    async def rollback(self) -> None:
+        _refuse_when(self.lent, "tried to roll back")
+        await super().rollback()
+
+
+class _Connection(Connection[Any]):
+    """The same for a plain function."""
+
+    lent = False
+
+    def commit(self) -> None:
+        _refuse_when(self.lent, "tried to commit")
+        super().commit()
+
+    def rollback(self) -> None:
+        _refuse_when(self.lent, "tried to roll back")
+        super().rollback()
+
+
+def _refuse_when(lent: bool, what: str) -> None:
+    if lent:
+        raise MisplacedCall(_OWN_END.format(what=what, so_far=""))
+
+
 class Transactions:
     """The connections of one process for transaction steps, opened as needed."""
 
     def __init__(self, settings: Settings, threads: Executor) -> None:
         self._settings = settings
         self._threads = threads
-        self._async_pool: AsyncConnectionPool[AsyncConnection[Any]] | None = None
-        self._sync_pool: ConnectionPool[Connection[Any]] | None = None
+        self._async_pool: AsyncConnectionPool[_AsyncConnection] | None = None
+        self._sync_pool: ConnectionPool[_Connection] | None = None
 
     def _pool_options(self) -> dict[str, Any]:
         return {
@@ -84,13 +124,15 @@ class Transactions:
 
     async def asynchronous(self) -> Transaction:
         if self._async_pool is None:
-            self._async_pool = AsyncConnectionPool(**self._pool_options())
+            self._async_pool = AsyncConnectionPool(
+                connection_class=_AsyncConnection, **self._pool_options()
+            )
             await self._async_pool.open()
         return _AsyncTransaction(self._async_pool)
 
     async def synchronous(self) -> Transaction:
         if self._sync_pool is None:
-            self._sync_pool = ConnectionPool(**self._pool_options())
+            self._sync_pool = ConnectionPool(connection_class=_Connection, **self._pool_options())
             self._sync_pool.open()
         return _SyncTransaction(self._sync_pool, self._threads)
 
@@ -102,10 +144,10 @@ class Transactions:
 
 
 class _AsyncTransaction:
-    def __init__(self, pool: AsyncConnectionPool[AsyncConnection[Any]]) -> None:
+    def __init__(self, pool: AsyncConnectionPool[_AsyncConnection]) -> None:
         self._pool = pool
         self._stack = AsyncExitStack()
-        self._connection: AsyncConnection[Any]
+        self._connection: _AsyncConnection
 
     async def begin(self, isolation: str) -> None:
         with _translated():
@@ -113,11 +155,14 @@ class _AsyncTransaction:
             await self._connection.execute(_BEGIN[isolation])
 
     async def call(self, function: Callable[..., Any]) -> Any:
+        self._connection.lent = True
         try:
             value = await function(self._connection)
         except Exception as error:
             _check_alive(self._connection, error)
             raise
+        finally:
+            self._connection.lent = False
         _check_open(self._connection.info.transaction_status)
         return value
 
@@ -143,11 +188,11 @@ class _AsyncTransaction:
 
 
 class _SyncTransaction:
-    def __init__(self, pool: ConnectionPool[Connection[Any]], threads: Executor) -> None:
+    def __init__(self, pool: ConnectionPool[_Connection], threads: Executor) -> None:
         self._pool = pool
         self._threads = threads
         self._stack = ExitStack()
-        self._connection: Connection[Any]
+        self._connection: _Connection
 
     async def _hop(self, function: Callable[..., Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
@@ -161,11 +206,14 @@ class _SyncTransaction:
         await self._hop(work)
 
     async def call(self, function: Callable[..., Any]) -> Any:
+        self._connection.lent = True
         try:
             value = await self._hop(partial(function, self._connection))
         except Exception as error:
             _check_alive(self._connection, error)
             raise
+        finally:
+            self._connection.lent = False
         _check_open(self._connection.info.transaction_status)
         return value
 
@@ -203,11 +251,8 @@ def _check_alive(connection: AsyncConnection[Any] | Connection[Any], error: Exce
 
 def _check_open(status: TransactionStatus) -> None:
     if status is TransactionStatus.IDLE:
-        raise MisplacedCall(
-            "the transaction step ended its transaction itself. Leave commit and rollback to "
-            "Rowlock: it commits the writes together with the step's record, and rolls back when "
-            "the function raises. For a part that may fail use `with tx.transaction():`."
-        )
+        so_far = ", by SQL: what it wrote before a commit IS committed"
+        raise MisplacedCall(_OWN_END.format(what="ended", so_far=so_far))
 
 
 class _translated:

@@ -91,4 +91,6 @@ def set_up(*, level: str = "INFO", style: str = "auto", stream: IO[str] | None =
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.captureWarnings(True)
+    logging.getLogger("watchfiles").setLevel("WARNING")
     logging.getLogger("psycopg").setLevel("ERROR")

@@ -21,7 +21,7 @@ begin
     raise exception 'which app is meant is not clear: %',
                     case when cardinality(v_apps) = 0 then 'none has registered yet'
                          else 'there are ' || array_to_string(v_apps, ', ') end
-        using errcode = 'RLA01', hint = 'Name it: app => ''…''.';
+        using errcode = 'RLA01', hint = 'Name it: app => ''…'', on the command line --app ….';
 end $$;
 
 create or replace function rowlock.start_many(runs jsonb, app text default null)
@@ -81,7 +81,9 @@ begin
      order by x.n
      limit 1;
     if found then
-        raise exception 'run % of % %', v_bad.n, jsonb_array_length(start_many.runs), v_bad.why
+        raise exception '% %', case when jsonb_array_length(start_many.runs) = 1 then 'the run'
+                                    else format('run %s of %s', v_bad.n, jsonb_array_length(start_many.runs)) end,
+                        v_bad.why
             using errcode = v_bad.code, hint = v_bad.hint;
     end if;
 
