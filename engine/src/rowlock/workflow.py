@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import warnings
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar, cast
 from uuid import UUID
@@ -34,6 +34,8 @@ from rowlock.runtime import inside
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
+
+log = logging.getLogger("rowlock.run")
 
 
 class Call(Coroutine[Any, Any, R_co]):
@@ -77,31 +79,30 @@ class Call(Coroutine[Any, Any, R_co]):
 class CommandCall(Call[R_co]):
     """A call of one command."""
 
-    __slots__ = ("_asked", "_command")
+    __slots__ = ("_asked", "_command", "_made_in")
 
     def __init__(self, command: Command) -> None:
         super().__init__()
         self._command = command
         self._asked = False
+        self._made_in = inside.execution() or inside.thread()
 
     def __del__(self) -> None:
         # As Python does for a coroutine: silence would report success for what never happened.
-        if not self._asked:
-            what = describe(self._command.kind, self._command.name)
-            warnings.warn(
-                f"{what} was called but never awaited (in a sync workflow: `.wait()`), so it did "
-                "not happen",
-                RuntimeWarning,
-                stacklevel=2,
+        if not self._asked and self._made_in is not None and not self._made_in.is_over:
+            log.warning(
+                "%s was called but never awaited (in a sync workflow: `.wait()`), so it did not "
+                "happen",
+                describe(self._command.kind, self._command.name),
             )
+
+    def _coroutine(self) -> Coroutine[Any, Any, R_co]:
+        self._asked = True
+        return super()._coroutine()
 
     async def _perform(self) -> R_co:
         self._asked = True
         return cast("R_co", await perform(self._command))
-
-    def close(self) -> None:
-        self._asked = True  # such as gather that closes what it could not start
-        super().close()
 
     def __await__(self) -> Generator[Any, Any, R_co]:
         self._asked = True

@@ -139,6 +139,11 @@ class Execution:
         return f"<run {self.run_id} of {self.workflow.name}, epoch {self.epoch}>"
 
     @property
+    def is_over(self) -> bool:
+        """Its code has ended, or is being thrown away."""
+        return self._ending or self.end is not None
+
+    @property
     def is_ending(self) -> bool:
         """Its code runs no more; it only waits for the journal."""
         return self._ending or bool(self._suspension)

@@ -16,6 +16,8 @@ from rowlock.runtime.branches import Run, RunLoop
 class Thread(Protocol):
     """A sync workflow at work: it can ask its run for something and wait."""
 
+    @property
+    def is_over(self) -> bool: ...
     def perform(self, command: Command) -> Any: ...
 
 

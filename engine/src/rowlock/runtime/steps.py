@@ -54,7 +54,7 @@ class StepRunner:
         self._active: dict[Request, tuple[Execution, float]] = {}
         self._places = asyncio.Semaphore(connections)
         """As many as there are connections: who waits for one must not hold a thread meanwhile."""
-        self._in_threads: set[asyncio.Task[None]] = set()
+        self._left_alone: set[asyncio.Task[None]] = set()
 
     def execute(self, execution: Execution, request: Request) -> None:
         """Begin to carry out a step; the execution hears of its end."""
@@ -196,7 +196,8 @@ class StepRunner:
             try:
                 await self._transact(execution, request, command, began)
             except NotOwned:
-                execution.lost()
+                if not request.future.done():  # else cancelled, and the run may have ended since
+                    execution.lost()
                 return
             except (AlreadyRecorded, CommitUnknown, Disconnected) as error:
                 # An earlier try may stand there. Not there does not mean it never will be: the
@@ -230,9 +231,8 @@ class StepRunner:
         # libpq. So a thread is never interrupted: who gives up on it goes away and leaves it a
         # task of its own, which rolls back when the thread is done.
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        work = asyncio.create_task(self._see_through(execution, request, command, began, over))
-        self._in_threads.add(work)
-        work.add_done_callback(self._in_threads.discard)
+        work = self._see_through(execution, request, command, began, over)
+        self._keep(asyncio.create_task(work))
         await over
 
     async def _transact_here(
@@ -252,7 +252,15 @@ class StepRunner:
         except BaseException:
             await transaction.abandon()
             raise
-        await self._commit(transaction, execution, request, began, output, value)
+        # A cancellation must not cut off a pipeline: the connection would be spoilt, its prepared
+        # statements unknown. The commit goes on by itself, and nobody waits for what it gives.
+        commit = self._commit(transaction, execution, request, began, output, value)
+        await asyncio.shield(self._keep(asyncio.create_task(commit)))
+
+    def _keep(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+        self._left_alone.add(task)
+        task.add_done_callback(self._left_alone.discard)
+        return task
 
     async def _see_through(
         self,
@@ -369,7 +377,8 @@ class StepRunner:
             raise
         if not found:
             execution.unsettle(position)
-            execution.lost()
+            if not request.future.done():
+                execution.lost()
             return
         execution.adopt(position, request, found[0].output, found[0].error)
 

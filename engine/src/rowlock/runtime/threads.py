@@ -48,6 +48,11 @@ class WorkflowThread:
         self._next: asyncio.Future[_Call] | None = None
         self._refusals = 0
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended, or is being thrown away."""
+        return self._execution.is_over
+
     # --- in the thread
 
     def perform(self, command: Command) -> Any:

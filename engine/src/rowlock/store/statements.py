@@ -216,7 +216,8 @@ START_CHILD: Statement[UUID] = Statement(
     "start_child",
     "select * from rowlock.start_many(jsonb_build_array(jsonb_build_object("
     "'workflow', %(workflow)s::text, 'input', %(input)s::jsonb, 'key', %(key)s::text,"
-    " 'queue', %(queue)s::text, 'priority', %(priority)s::int,"
+    " 'queue', %(queue)s::text, 'priority', coalesce(%(priority)s::int,"
+    " (select priority from rowlock.run where id = %(parent)s::uuid)),"
     " 'attributes', %(attributes)s::jsonb, 'parent_id', %(parent)s::uuid,"
     " 'parent_generation', %(generation)s::int, 'parent_place', %(place)s::text)), %(app)s)",
     lambda run_id: run_id,

@@ -10,6 +10,7 @@ Reads and writes: whatever the user's function does, and the step's row.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, ExitStack, suppress
@@ -60,8 +61,8 @@ class Transaction(Protocol):
 
 _OWN_END = (
     "the transaction step {what} its transaction itself{so_far}. Leave commit and rollback to "
-    "Rowlock: it commits the writes together with the step's record, and rolls back when the function "
-    "raises. For a part that may fail use `with tx.transaction():`."
+    "Rowlock: it commits the writes together with the step's record, and rolls back when the "
+    "function raises. For a part that may fail use `with tx.transaction():`."
 )
 
 
@@ -78,6 +79,10 @@ class _AsyncConnection(AsyncConnection[Any]):
         _refuse_when(self.lent, "tried to roll back")
         await super().rollback()
 
+    async def close(self) -> None:
+        _refuse_when(self.lent and not _called_by_psycopg(), "tried to close the connection of")
+        await super().close()
+
 
 class _Connection(Connection[Any]):
     """The same for a plain function."""
@@ -91,6 +96,15 @@ class _Connection(Connection[Any]):
     def rollback(self) -> None:
         _refuse_when(self.lent, "tried to roll back")
         super().rollback()
+
+    def close(self) -> None:
+        _refuse_when(self.lent and not _called_by_psycopg(), "tried to close the connection of")
+        super().close()
+
+
+def _called_by_psycopg() -> bool:
+    """psycopg itself closes a connection whose query it could not cancel."""
+    return str(sys._getframe(2).f_globals.get("__name__", "")).startswith("psycopg")
 
 
 def _refuse_when(lent: bool, what: str) -> None:
@@ -255,6 +269,10 @@ def _check_open(status: TransactionStatus) -> None:
         raise MisplacedCall(_OWN_END.format(what="ended", so_far=so_far))
 
 
+def _is_our_step(error: psycopg.Error) -> bool:
+    return error.diag.schema_name == "rowlock" and error.diag.constraint_name == "step_pkey"
+
+
 class _translated:
     """psycopg's errors as what they mean for a transaction step."""
 
@@ -266,7 +284,7 @@ class _translated:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         match error:
-            case psycopg.errors.UniqueViolation() if error.diag.constraint_name == "step_pkey":
+            case psycopg.errors.UniqueViolation() if _is_our_step(error):
                 raise AlreadyRecorded(str(error)) from None
             case psycopg.Error() if error.sqlstate == "RLF01":
                 raise NotOwned(str(error)) from None
