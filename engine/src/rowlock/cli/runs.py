@@ -118,8 +118,8 @@ def _result_of(run: BlockingRun[Any], timeout: timedelta | None) -> Any:
         try:
             return run.result(max(0.0, min(LOOK_EVERY_S, left_s)))
         except ResultTimeout:
-            if end is not None and time.monotonic() >= end:
-                raise
+            if timeout is not None and end is not None and time.monotonic() >= end:
+                raise ResultTimeout(run.id, timeout.total_seconds()) from None
             info = run.info()
             if info.status == "blocked" and not told:
                 told = True

@@ -259,8 +259,13 @@ class StepRunner:
 
     def _keep(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
         self._left_alone.add(task)
-        task.add_done_callback(self._left_alone.discard)
+        task.add_done_callback(self._on_left_alone)
         return task
+
+    def _on_left_alone(self, task: asyncio.Task[None]) -> None:
+        self._left_alone.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited was told; who went away does not want to know
 
     async def _see_through(
         self,
