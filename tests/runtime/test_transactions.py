@@ -186,6 +186,17 @@ async def books(count: int) -> list[int]:
 
 
 @app.workflow
+async def fails_between() -> int:
+    """Sooner or later psycopg prepares what it sends for the first time in a failing pipeline."""
+    done = 0
+    for n in range(8):
+        with suppress(StepFailed):
+            await swallows_a_broken_rule()
+        done += 1 + 0 * await book(n)
+    return done
+
+
+@app.workflow
 async def many_plain(count: int) -> int:
     return sum(await asyncio.gather(*(slow_sync.in_thread(n) for n in range(count))))
 
@@ -284,6 +295,13 @@ async def test_a_transaction_that_postgres_has_aborted_cant_succeed(bench: Open)
     async with bench(app) as work:
         error = await work.error(transacts("swallows_a_broken_rule"))
         assert "current transaction is aborted" in str(error)
+
+
+async def test_a_commit_that_fails_does_not_spoil_the_connection_for_the_next(
+    bench: Open,
+) -> None:
+    async with bench(app, transaction_connections=1) as work:
+        assert await work.result(fails_between()) == 8
 
 
 async def test_each_attempt_is_a_transaction_of_its_own(bench: Open) -> None:

@@ -184,7 +184,8 @@ class Execution:
     def lost(self) -> None:
         """Another worker owns this run, or nobody does."""
         if self.end is None:
-            log.warning("%s", LeaseLost(self.run_id, self.epoch), extra={"run": self.run_text})
+            if not self._ending:  # else we gave it away ourselves, and its last steps hear of it
+                log.warning("%s", LeaseLost(self.run_id, self.epoch), extra={"run": self.run_text})
             self.stop("lost")
 
     # --- what the run's code asks for

@@ -187,13 +187,15 @@ class _AsyncTransaction:
                     await self._connection.execute(RECORD_TRANSACTION.sql, parameters)
                     await self._connection.execute("commit")
         except BaseException:
-            await self.abandon()
+            # Closed, not pooled again: what psycopg prepared in a failed pipeline is not there.
+            await self.abandon(spoilt=True)
             raise
         await self._stack.aclose()
 
-    async def abandon(self) -> None:
+    async def abandon(self, *, spoilt: bool = False) -> None:
         with suppress(Exception):
-            if self._connection.info.transaction_status is TransactionStatus.ACTIVE:
+            active = self._connection.info.transaction_status is TransactionStatus.ACTIVE
+            if spoilt or active:
                 await self._connection.close()
             else:
                 await self._connection.execute("rollback")
@@ -240,14 +242,16 @@ class _SyncTransaction:
         try:
             await self._hop(work)
         except BaseException:
-            await self.abandon()
+            # Closed, not pooled again: what psycopg prepared in a failed pipeline is not there.
+            await self.abandon(spoilt=True)
             raise
         await self._hop(self._stack.close)
 
-    async def abandon(self) -> None:
+    async def abandon(self, *, spoilt: bool = False) -> None:
         def work() -> None:
             with suppress(Exception):
-                if self._connection.info.transaction_status is TransactionStatus.ACTIVE:
+                active = self._connection.info.transaction_status is TransactionStatus.ACTIVE
+                if spoilt or active:
                     self._connection.close()
                 else:
                     self._connection.execute("rollback")
