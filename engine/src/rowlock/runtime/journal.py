@@ -76,8 +76,6 @@ class Journal:
         self._idle = asyncio.Event()
         self._idle.set()
         self._on_ready = on_ready
-        self.batches = 0
-        self.entries = 0
 
     def add(self, entry: Entry, done: Done, is_dropped: Callable[[], bool] = lambda: False) -> None:
         """Write an entry with the next commit, and tell ``done``.
@@ -184,8 +182,6 @@ class Journal:
                 retrying = True
                 await asyncio.sleep(pause_s)
                 continue
-            self.batches += 1
-            self.entries += len(entries)
             found: dict[int, Answer] = {}
             busy = False
             for answer in answers:

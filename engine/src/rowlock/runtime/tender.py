@@ -32,7 +32,6 @@ class Tender:
         self._on_ready = on_ready
         self._next_at: float | None = None
         self._sooner = asyncio.Event()
-        self.taken_over = 0
 
     def expect(self, due_at: float) -> None:
         """A timer of this worker's runs falls due then (loop time)."""
@@ -53,7 +52,6 @@ class Tender:
                 await asyncio.sleep(backoff.next_s())
                 continue
             if done.taken_over:
-                self.taken_over += done.taken_over
                 log.info("took over %d runs of dead workers", done.taken_over)
             if done.promoted or done.woken or done.taken_over:
                 self._on_ready()

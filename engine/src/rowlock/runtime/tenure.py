@@ -90,7 +90,6 @@ class Tenure:
             timeout_s=settings.lease_seconds,
         )
         self._executions: dict[UUID, Execution] = {}
-        self._ended_here = 0
         self._room = asyncio.Event()
         self.journal = Journal(settings, worker_id, on_ready=self._poke)
         self._transactions = Transactions(settings, threads)
@@ -377,9 +376,7 @@ class Tenure:
     def unloaded(self, execution: Execution, how: str) -> None:
         if self._executions.get(execution.run_id) is execution:
             del self._executions[execution.run_id]
-        if how == "finished":
-            self._ended_here += 1
-        elif how == "suspended":
+        if how == "suspended":
             due = execution.next_due()
             if due is not None:
                 self.tender.expect(due)
