@@ -34,6 +34,7 @@ def main() -> None:
     )
     parser.add_argument("--only", default="", help="scenarios, separated by commas")
     parser.add_argument("--beside-pgbench", action="store_true", help="single-row commits as well")
+    parser.add_argument("--sleepers", type=int, default=10_000, help="runs that sleep at a time")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
     names = chosen.only.split(",") if chosen.only else list(SCENARIOS)
@@ -50,7 +51,8 @@ def main() -> None:
                     )
                 for name in names:
                     with bench.fresh(server) as one:
-                        found[name].append(SCENARIOS[name](one))
+                        options = {"runs": chosen.sleepers} if name == "sleepers" else {}
+                        found[name].append(SCENARIOS[name](one, **options))
     medians = {
         name: {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
         for name, rounds in found.items()

@@ -65,7 +65,7 @@ class Bench:
             time.monotonic(),
             int(self.number("select pg_current_wal_insert_lsn() - '0/0'::pg_lsn")),
             int(self.number("select pg_snapshot_xmax(pg_current_snapshot())::text::bigint")),
-            _cpu_s(self.server.pid) if self.server.pid else 0.0,
+            cpu_s(self.server.pid) if self.server.pid else 0.0,
         )
 
     @contextmanager
@@ -149,7 +149,7 @@ def memory_mb(pid: int) -> float:
     return total / 1024
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """CPU seconds of a process with its children, ended ones included (Linux)."""
     ticks = 0
     children = Path(f"/proc/{pid}/task/{pid}/children")

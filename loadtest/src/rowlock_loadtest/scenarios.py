@@ -7,9 +7,12 @@ import time
 
 from rowlock import BlockingClient, Settings
 from rowlock_loadtest import workflows
-from rowlock_loadtest.bench import Bench, Reading, memory_mb
+from rowlock_loadtest.bench import Bench, Reading, cpu_s, memory_mb
 
 Figures = dict[str, float]
+
+FALL_ASLEEP_S, FALL_ASLEEP_PER_SECOND = 15.0, 1500.0
+"""The first sleeper falls due when all are surely asleep."""
 
 FINISHED = "select count(*) from rowlock.outcome"
 
@@ -94,32 +97,52 @@ def replay(bench: Bench, count: int = 10_000) -> Figures:
     return {"steps": count, "from_worker_start_to_outcome_s": float(registered_to_outcome)}
 
 
-def sleepers(
-    bench: Bench, runs: int = 10_000, seconds: float = 20.0, due_per_second: float = 1000.0
-) -> Figures:
+def sleepers(bench: Bench, runs: int = 10_000, due_per_second: float = 1000.0) -> Figures:
     """Many sleeping runs: what they cost a worker, and how late they wake when so many fall due."""
     with _client(bench) as client, bench.workers(slots=200) as worker:
         for warm in client.start_many([workflows.noop()] * 1000):
             warm.result(timeout=60)
         before_mb = memory_mb(worker.pid)
-        client.start_many([workflows.sleeper(seconds + n / due_per_second) for n in range(runs)])
-        bench.until("select count(*) from rowlock.wait", runs, every_s=0.1)
+        began = time.monotonic()
+        first = time.time() + FALL_ASLEEP_S + runs / FALL_ASLEEP_PER_SECOND
+        for start in range(0, runs, 1000):
+            some = range(start, min(start + 1000, runs))
+            client.start_many([workflows.sleeper(first + n / due_per_second) for n in some])
+        asleep = bench.until("select count(*) from rowlock.wait", runs, every_s=0.1)
         bench.connection.execute("create temp table due as select run_id, due_at from rowlock.wait")
         grown_mb = memory_mb(worker.pid) - before_mb
         bench.until(FINISHED, runs + 1000, every_s=0.1)
-    bench.connection.execute(
-        "create temp view woken as select s.recorded_at, s.recorded_at - d.due_at as late"
-        " from rowlock.step as s join due as d using (run_id) where s.kind = 'sleep'"
-    )
-    late = bench.number(
-        "select percentile_cont(0.99) within group (order by extract(epoch from late)) from woken"
-    )
-    span = bench.number("select extract(epoch from max(recorded_at) - min(recorded_at)) from woken")
+        most_mb = memory_mb(worker.pid) - before_mb
+    [row] = bench.connection.execute(
+        "select percentile_cont(0.99) within group (order by extract(epoch from late)),"
+        " max(extract(epoch from late)), extract(epoch from max(at) - min(at))"
+        " from (select o.finished_at as at, o.finished_at - d.due_at as late"
+        " from rowlock.outcome as o join due as d using (run_id)) as woken"
+    ).fetchall()
+    p99, latest, span = map(float, row)
     return {
+        "fell_asleep_per_second": runs / (asleep - began),
         "memory_grown_mb": grown_mb,
-        "woken_per_second": runs / max(float(span), 0.001),
-        "late_p99_s": float(late),
+        "memory_grown_after_mb": most_mb,
+        "woken_per_second": runs / max(span, 0.001),
+        "late_p99_s": p99,
+        "late_most_s": latest,
     }
+
+
+def idle(bench: Bench, seconds: float = 20.0) -> Figures:
+    """A worker process with nothing to do."""
+    with bench.workers() as worker:
+        time.sleep(5.0)  # past its first looks around
+        before_s, before, began = cpu_s(worker.pid), bench.read(), time.monotonic()
+        time.sleep(seconds)
+        passed = time.monotonic() - began
+        after = bench.read()
+        return {
+            "cpu_percent": 100 * (cpu_s(worker.pid) - before_s) / passed,
+            "writing_commits_per_second": (after.transactions - before.transactions) / passed,
+            "wal_bytes_per_second": (after.wal_bytes - before.wal_bytes) / passed,
+        }
 
 
 SCENARIOS = {
@@ -129,4 +152,5 @@ SCENARIOS = {
     "latency": latency,
     "replay": replay,
     "sleepers": sleepers,
+    "idle": idle,
 }

@@ -39,5 +39,7 @@ async def steps_then_sleep(count: int, seconds: float) -> None:
 
 
 @app.workflow
-async def sleeper(seconds: float) -> None:
-    await app.sleep(seconds)
+async def sleeper(until: float) -> None:
+    """Sleeps until a time (seconds since 1970)."""
+    now = await app.now()
+    await app.sleep(until - now.timestamp())

@@ -266,7 +266,10 @@ class Tenure:
 
     def free(self) -> int:
         working = sum(not execution.is_ending for execution in self._executions.values())
-        return self._options.slots - working
+        ending = len(self._executions) - working
+        # Those that only wait for the journal make room, so that it never runs dry; but not
+        # without end, or a worker that claims faster than it writes would load every run there is.
+        return self._options.slots - working - max(0, ending - self._options.slots)
 
     async def wait_for(self, wanted: int, timeout_s: float | None) -> None:
         with suppress(TimeoutError):
