@@ -128,9 +128,9 @@ async def starts() -> None:
     await app.start_child(square(1))
 
 
-def unfit_entry(child: StartChild) -> dict[str, Any]:
+def unfit_entry(child: StartChild, trace_context: str | None) -> dict[str, Any]:
     """What PostgreSQL can't take: its priority is no smallint."""
-    return {**child_entry(child), "priority": 100_000}
+    return {**child_entry(child, trace_context), "priority": 100_000}
 
 
 @app.workflow

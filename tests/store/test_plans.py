@@ -209,6 +209,7 @@ def start(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
         "priority": None,
         "delay": None,
         "attributes": None,
+        "trace_context": None,
     }
 
 

@@ -59,6 +59,7 @@ from rowlock.store.statements import (
     RunRow,
     StepRow,
 )
+from rowlock.telemetry import propagation
 from rowlock.workflow import WorkflowCall
 
 R = TypeVar("R")
@@ -297,6 +298,7 @@ class Client:
             "priority": priority,
             "delay": None if delay is None else seconds_of(delay),
             "attributes": None if attributes is None else ATTRIBUTES.store(dict(attributes)),
+            "trace_context": propagation.outgoing(),
         }
 
     async def start_many(
@@ -333,6 +335,7 @@ class Client:
                     "priority": p["priority"],
                     "delay": None if p["delay"] is None else f"{p['delay']} seconds",
                     "attributes": msgspec.Raw((p["attributes"] or "null").encode()),
+                    "trace_context": msgspec.Raw((p["trace_context"] or "null").encode()),
                 }
             )
         handles: list[Run[R]] = []

@@ -173,6 +173,7 @@ class Session:
             priority=None,
             delay=None,
             attributes=None,
+            trace_context=None,
         )
         return run_id
 

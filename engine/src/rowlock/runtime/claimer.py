@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
@@ -20,6 +21,7 @@ from rowlock.errors import Disconnected
 from rowlock.settings import Settings
 from rowlock.store.connection import Backoff, Session, Statement
 from rowlock.store.statements import CLAIM, HISTORY, OUTCOMES, Claimed, Ended, Remembered
+from rowlock.telemetry.observer import Observer
 
 T = TypeVar("T")
 
@@ -48,6 +50,7 @@ class Claimer:
         queues: list[str] | None,
         slots: Slots,
         load: Callable[[Claimed, list[Remembered], dict[UUID, Ended]], None],
+        observer: Observer,
     ) -> None:
         self._settings = settings
         self._session = session
@@ -56,6 +59,7 @@ class Claimer:
         self._queues = queues
         self._slots = slots
         self._load = load
+        self._observer = observer
         self._poked = asyncio.Event()
         self._listening = False
         self._streak = 0
@@ -109,7 +113,9 @@ class Claimer:
         if self._streak and self._slots.free() < self._all_slots // 4:
             await self._slots.wait_for(self._all_slots // 4, 0.005)
         self._poked.clear()
+        began = time.perf_counter()
         claimed = await self._ask(min(self._slots.free(), MOST_CLAIMS))
+        self._observer.claimed(claimed, time.perf_counter() - began)
         if not claimed:
             return 0
         remembered, outcomes = await self._remember([c for c in claimed if c.epoch > 1])

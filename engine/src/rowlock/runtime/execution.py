@@ -50,6 +50,7 @@ from rowlock.runtime.suspension import Suspension
 from rowlock.runtime.threads import WorkflowThread
 from rowlock.store.statements import Claimed, Ended, Remembered
 from rowlock.telemetry import logs
+from rowlock.telemetry.observer import Observer
 
 log = logging.getLogger("rowlock.run")
 
@@ -69,6 +70,7 @@ class Host(Protocol):
     code: Code
     version: str
     journal: Journal
+    observer: Observer
 
     def execute_step(self, execution: Execution, request: Request) -> None: ...
     def start_keyed_child(self, execution: Execution, request: Request) -> None: ...
@@ -101,7 +103,7 @@ class Execution:
         """Code of the run that is running elsewhere (a sync workflow's thread)."""
         self.loop = RunLoop(self)  # type: ignore[abstract]
 
-        self._claimed = claimed
+        self.claimed = claimed
         self._clock = asyncio.get_running_loop()
         self._loaded_at = self._clock.time()
         self._main: Branch | None = None
@@ -157,7 +159,7 @@ class Execution:
     def start(self) -> None:
         """Begin to run. What follows happens in callbacks of the worker's loop."""
         try:
-            arguments = self.workflow.inputs.load(self._claimed.input)
+            arguments = self.workflow.inputs.load(self.claimed.input)
         except InvalidValue as error:
             self._finish(Outcome.FAILED, failure=Failure.of(error))
             return
@@ -323,7 +325,8 @@ class Execution:
                 value = uuid.uuid4() if kind == "uuid" else random.random()
                 self._record(request, value, output=shape.store(value))
             case StartChild(key=None) as child:
-                self._record(request, child=child_entry(child))
+                context = self.host.observer.context_for_child(self.claimed)
+                self._record(request, child=child_entry(child, context))
             case StartChild():
                 self.host.start_keyed_child(self, request)
             case AwaitRun(run_id=run_id):
@@ -547,9 +550,11 @@ class Execution:
                 extra={"run": self.run_text, "workflow": self.workflow.name},
             )
         error = None if failure is None else failure.to_json()
-        self._outbox.finish(status, output, error, self._on_finished)
+        self._outbox.finish(status, output, error, partial(self._on_finished, status, failure))
 
-    def _on_finished(self, verdict: str, detail: Any) -> None:
+    def _on_finished(
+        self, status: Outcome, failure: Failure | None, verdict: str, detail: Any
+    ) -> None:
         if self.end is not None:
             return
         if verdict == LOST:
@@ -558,6 +563,8 @@ class Execution:
             why = InvalidValue(f"the result of {self.workflow.name}", "", str(detail))
             self._finish(Outcome.FAILED, failure=Failure.of(why))
         else:
+            age = self.claimed.age + self._clock.time() - self._loaded_at
+            self.host.observer.run_ended(self.claimed, status, age, failure)
             self._unload("finished")
 
     def _block(self, misfit: Misfit) -> None:
@@ -568,7 +575,7 @@ class Execution:
             misfit.place,
             misfit.expected,
             misfit.found,
-            self._claimed.version or None,
+            self.claimed.version or None,
             self.host.version or None,
         )
         log.error("%s", error, extra={"run": self.run_text, "workflow": self.workflow.name})

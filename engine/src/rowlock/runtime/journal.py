@@ -25,6 +25,7 @@ from rowlock.settings import Settings
 from rowlock.store.connection import Backoff, Disconnected, Poisoned, Session
 from rowlock.store.entries import Entry, Finish, Release, Step, Suspend, parameters, size_of
 from rowlock.store.statements import JOURNAL, Answer
+from rowlock.telemetry.observer import Observer
 
 log = logging.getLogger("rowlock.journal")
 
@@ -66,7 +67,12 @@ class Journal:
     """See the module's text. Add entries with :meth:`add`; :meth:`run` writes until cancelled."""
 
     def __init__(
-        self, settings: Settings, worker_id: int, *, on_ready: Callable[[], None] = lambda: None
+        self,
+        settings: Settings,
+        worker_id: int,
+        *,
+        on_ready: Callable[[], None] = lambda: None,
+        observer: Observer,
     ) -> None:
         self._settings = settings
         self._worker_id = worker_id
@@ -76,6 +82,7 @@ class Journal:
         self._idle = asyncio.Event()
         self._idle.set()
         self._on_ready = on_ready
+        self._observer = observer
 
     def add(self, entry: Entry, done: Done, is_dropped: Callable[[], bool] = lambda: False) -> None:
         """Write an entry with the next commit, and tell ``done``.
@@ -172,6 +179,7 @@ class Journal:
         backoff = Backoff()
         entries = [item.entry for item in batch]
         while True:
+            began = time.perf_counter()
             try:
                 answers = await self._session.rows(
                     JOURNAL, parameters(self._worker_id, entries, retrying=retrying)
@@ -196,6 +204,7 @@ class Journal:
             if busy:
                 await asyncio.sleep(random.uniform(0.005, 0.05))
                 continue
+            self._observer.written(len(entries), time.perf_counter() - began)
             if any(isinstance(e, Release) or (isinstance(e, Step) and e.child) for e in entries):
                 self._on_ready()
             return found

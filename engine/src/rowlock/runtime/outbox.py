@@ -100,7 +100,7 @@ class Outbox:
         self._journal.add(Release(self._run, self._epoch, held), done, self._is_closed)
 
 
-def child_entry(child: StartChild) -> dict[str, Any]:
+def child_entry(child: StartChild, trace_context: str | None) -> dict[str, Any]:
     """What the journal needs to start a child."""
     entry: dict[str, Any] = {"workflow": child.name, "input": raw(child.input)}
     if child.queue is not None:
@@ -109,4 +109,6 @@ def child_entry(child: StartChild) -> dict[str, Any]:
         entry["priority"] = child.priority
     if child.attributes is not None:
         entry["attributes"] = raw(child.attributes)
+    if trace_context is not None:
+        entry["trace_context"] = raw(trace_context)
     return entry

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from rowlock.model.code import Code
 from rowlock.runtime.tenure import Tenure, WorkerOptions
 from rowlock.settings import Settings
+from rowlock.telemetry.observer import Observer
 
 log = logging.getLogger("rowlock.worker")
 
@@ -39,11 +40,13 @@ class WorkerProcess:
         options: WorkerOptions,
         *,
         on_status: OnStatus = lambda _status, _loaded: None,
+        observer: Observer | None = None,
     ) -> None:
         self._settings = settings
         self._code = code
         self._options = options
         self._on_status = on_status
+        self._observer = observer or Observer()
         self._draining = asyncio.Event()
         self._stopping = asyncio.Event()
         self._tenure: Tenure | None = None
@@ -74,7 +77,7 @@ class WorkerProcess:
         try:
             while not self._draining.is_set():
                 beginning = asyncio.create_task(
-                    Tenure.begin(self._settings, self._code, self._options, threads)
+                    Tenure.begin(self._settings, self._code, self._options, threads, self._observer)
                 )
                 await asyncio.wait([beginning, draining], return_when=asyncio.FIRST_COMPLETED)
                 if not beginning.done():
@@ -110,4 +113,6 @@ class WorkerProcess:
                 status = "starting"
             else:
                 status = "ready" if tenure.is_trusted else "lost"
-            self._on_status(status, tenure.loaded if tenure else 0)
+            loaded = tenure.loaded if tenure else 0
+            self._on_status(status, loaded)
+            self._observer.slots(loaded, self._options.slots)

@@ -36,6 +36,7 @@ from rowlock.store.transactions import (
     is_conflict,
 )
 from rowlock.telemetry import logs
+from rowlock.telemetry.observer import Observer
 
 log = logging.getLogger("rowlock.step")
 
@@ -46,11 +47,17 @@ class StepRunner:
     """Executes the steps of all runs of one worker process."""
 
     def __init__(
-        self, threads: Executor, transactions: Transactions, side: SessionPool, connections: int
+        self,
+        threads: Executor,
+        transactions: Transactions,
+        side: SessionPool,
+        connections: int,
+        observer: Observer,
     ) -> None:
         self._threads = threads
         self._transactions = transactions
         self._side = side
+        self._observer = observer
         self._active: dict[Request, tuple[Execution, float]] = {}
         self._places = asyncio.Semaphore(connections)
         """As many as there are connections: who waits for one must not hold a thread meanwhile."""
@@ -89,13 +96,14 @@ class StepRunner:
                     value = await self._call(command)
                     output, value = command.shape.store_and_load(value)
                 except BaseException as error:
+                    seconds = self._end_attempt(execution, request, began, error)
                     if await self._try_again(execution, request, error):
                         continue
                     if not request.parked and not _is_ours(execution, request, error):
-                        seconds = time.perf_counter() - began
                         execution.record_failure(request, Failure.of(error), seconds)
                 else:
-                    execution.record_step(request, value, output, time.perf_counter() - began)
+                    seconds = self._end_attempt(execution, request, began, None)
+                    execution.record_step(request, value, output, seconds)
                 return
         finally:
             self._active.pop(request, None)
@@ -111,6 +119,21 @@ class StepRunner:
                 request.attempt,
             )
         )
+        self._observer.step_began(
+            execution.claimed,
+            request.place,
+            request.command.kind,
+            request.command.name,
+            request.attempt,
+        )
+
+    def _end_attempt(
+        self, execution: Execution, request: Request, began: float, error: BaseException | None
+    ) -> float:
+        """Gives how long it took, in seconds."""
+        seconds = time.perf_counter() - began
+        self._observer.step_ended(execution.claimed, request.command.name, seconds, error)
+        return seconds
 
     async def _call(self, command: ExecuteStep) -> Any:
         function = command.function
@@ -195,20 +218,22 @@ class StepRunner:
             began = time.perf_counter()
             try:
                 await self._transact(execution, request, command, began)
-            except NotOwned:
+            except NotOwned as error:
+                self._end_attempt(execution, request, began, error)
                 if not request.future.done():  # else cancelled, and the run may have ended since
                     execution.lost()
                 return
             except (AlreadyRecorded, CommitUnknown, Disconnected) as error:
                 # An earlier try may stand there. Not there does not mean it never will be: the
                 # next try waits for it on the step's key, and then finds it.
+                self._end_attempt(execution, request, began, error)
                 if not isinstance(error, AlreadyRecorded):
                     await asyncio.sleep(backoff.next_s())
                 if await self._adopt(execution, request):
                     return
                 request.attempt -= 1
             except BaseException as error:
-                seconds = time.perf_counter() - began
+                seconds = self._end_attempt(execution, request, began, error)
                 if is_conflict(error) and conflicts < MOST_CONFLICTS:
                     conflicts += 1
                     request.attempt -= 1
@@ -219,6 +244,7 @@ class StepRunner:
                         await self._record_failed(execution, request, Failure.of(error), seconds)
                     return
             else:
+                self._end_attempt(execution, request, began, None)
                 return
 
     async def _transact(

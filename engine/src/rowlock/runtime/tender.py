@@ -15,6 +15,7 @@ from collections.abc import Callable
 from rowlock.settings import Settings
 from rowlock.store.connection import Backoff, Disconnected, Session
 from rowlock.store.statements import TEND
+from rowlock.telemetry.observer import Observer
 
 log = logging.getLogger("rowlock.tender")
 
@@ -25,11 +26,17 @@ STUCK_S = 0.25
 
 class Tender:
     def __init__(
-        self, settings: Settings, session: Session, *, on_ready: Callable[[], None]
+        self,
+        settings: Settings,
+        session: Session,
+        *,
+        on_ready: Callable[[], None],
+        observer: Observer,
     ) -> None:
         self._settings = settings
         self._session = session
         self._on_ready = on_ready
+        self._observer = observer
         self._next_at: float | None = None
         self._sooner = asyncio.Event()
 
@@ -53,6 +60,7 @@ class Tender:
                 continue
             if done.taken_over:
                 log.info("took over %d runs of dead workers", done.taken_over)
+                self._observer.taken_over(done.taken_over)
             if done.promoted or done.woken or done.taken_over:
                 self._on_ready()
             if BATCH in (done.promoted, done.woken, done.taken_over):

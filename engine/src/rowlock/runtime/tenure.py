@@ -47,6 +47,7 @@ from rowlock.store.statements import (
     Remembered,
 )
 from rowlock.store.transactions import Transactions
+from rowlock.telemetry.observer import Observer
 
 log = logging.getLogger("rowlock.worker")
 
@@ -75,11 +76,13 @@ class Tenure:
         control: Session,
         worker_id: int,
         registered_at: float,
+        observer: Observer,
     ) -> None:
         self.settings = settings
         self.code = code
         self.version = settings.version
         self.worker_id = worker_id
+        self.observer = observer
         self._options = options
         self._control = control
         self._listener = Session(settings, "listen")
@@ -91,14 +94,14 @@ class Tenure:
         )
         self._executions: dict[UUID, Execution] = {}
         self._room = asyncio.Event()
-        self.journal = Journal(settings, worker_id, on_ready=self._poke)
+        self.journal = Journal(settings, worker_id, on_ready=self._poke, observer=observer)
         self._transactions = Transactions(settings, threads)
         self.steps = StepRunner(
-            threads, self._transactions, self._side, settings.transaction_connections
+            threads, self._transactions, self._side, settings.transaction_connections, observer
         )
         self._watcher = Watcher(self._control)
         self._watches: dict[Execution, list[UUID]] = {}
-        self.tender = Tender(settings, control, on_ready=self._poke)
+        self.tender = Tender(settings, control, on_ready=self._poke, observer=observer)
         self._keeper = LeaseKeeper(
             settings, control, worker_id, registered_at, self, suspects=self.steps.running
         )
@@ -110,13 +113,19 @@ class Tenure:
             queues=list(options.queues) if options.queues is not None else None,
             slots=self,
             load=self._load,
+            observer=observer,
         )
         self._claiming: asyncio.Task[None] | None = None
         self._children: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def begin(
-        cls, settings: Settings, code: Code, options: WorkerOptions, threads: Executor
+        cls,
+        settings: Settings,
+        code: Code,
+        options: WorkerOptions,
+        threads: Executor,
+        observer: Observer,
     ) -> Tenure:
         """Show the app, register, take up a lease; waits for the database as long as needed."""
         control = Session(settings, "control", timeout_s=settings.lease_seconds / 2)
@@ -160,7 +169,9 @@ class Tenure:
                 options.slots,
                 f", version {settings.version}" if settings.version else "",
             )
-            return cls(settings, code, options, threads, control, worker_id, registered_at)
+            return cls(
+                settings, code, options, threads, control, worker_id, registered_at, observer
+            )
 
     # --- its life
 
@@ -191,6 +202,7 @@ class Tenure:
                 "has no lease any more" if lease_ran_out else "was declared dead",
                 len(self._executions),
             )
+            self.observer.lease_lost(len(self._executions))
             in_good_order = False
         finally:
             await self._close()
@@ -352,6 +364,7 @@ class Tenure:
                         "queue": child.queue,
                         "priority": child.priority,
                         "attributes": child.attributes,
+                        "trace_context": self.observer.context_for_child(execution.claimed),
                         "parent": execution.run_id,
                         "generation": execution.generation,
                         "place": request.place,

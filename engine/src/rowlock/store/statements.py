@@ -82,6 +82,13 @@ class Claimed:
     takeovers: int
     input: str
     attributes: str | None
+    trace_context: str | None
+    waited: float
+    """Seconds from when it was due to this claim."""
+    started_at: datetime
+    """When it was claimed for the first time (the database's clock)."""
+    age: float
+    """Seconds since then."""
 
 
 CLAIM = Statement(
@@ -202,7 +209,8 @@ RECORDED = Statement(
 START: Statement[UUID] = Statement(
     "start",
     "select rowlock.start(%(workflow)s, %(input)s::jsonb, %(key)s, %(queue)s, %(app)s,"
-    " %(priority)s, make_interval(secs => %(delay)s), null, %(attributes)s::jsonb)",
+    " %(priority)s, make_interval(secs => %(delay)s), null, %(attributes)s::jsonb,"
+    " %(trace_context)s::jsonb)",
     lambda run_id: run_id,
 )
 
@@ -218,8 +226,9 @@ START_CHILD: Statement[UUID] = Statement(
     "'workflow', %(workflow)s::text, 'input', %(input)s::jsonb, 'key', %(key)s::text,"
     " 'queue', %(queue)s::text, 'priority', coalesce(%(priority)s::int,"
     " (select priority from rowlock.run where id = %(parent)s::uuid)),"
-    " 'attributes', %(attributes)s::jsonb, 'parent_id', %(parent)s::uuid,"
-    " 'parent_generation', %(generation)s::int, 'parent_place', %(place)s::text)), %(app)s)",
+    " 'attributes', %(attributes)s::jsonb, 'trace_context', %(trace_context)s::jsonb,"
+    " 'parent_id', %(parent)s::uuid, 'parent_generation', %(generation)s::int,"
+    " 'parent_place', %(place)s::text)), %(app)s)",
     lambda run_id: run_id,
 )
 

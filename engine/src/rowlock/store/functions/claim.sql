@@ -35,7 +35,8 @@ create or replace function rowlock.claim(
     p_worker bigint, p_app text, p_version text, p_queues text[], p_want integer, p_listening boolean)
 returns table (
     run_id uuid, epoch integer, generation integer, created_at timestamptz, workflow text, queue text,
-    version text, key text, takeovers smallint, input text, attributes text)
+    version text, key text, takeovers smallint, input text, attributes text, trace_context text,
+    waited double precision, started_at timestamptz, age double precision)
 language plpgsql volatile
 set search_path = pg_catalog
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
@@ -109,11 +110,13 @@ begin
                                for no key update skip locked) as c
                       order by c.priority, c.due_at, c.run_id
                       limit p_want))
-            returning t.run_id, t.epoch, t.generation, t.version, t.takeovers)
+            returning t.run_id, t.epoch, t.generation, t.version, t.takeovers, t.claimed_at, t.due_at, t.started_at)
         select c.run_id, c.epoch, c.generation, r.created_at, r.workflow, r.queue, c.version, r.key,
                c.takeovers,
                case when c.generation = 1 then r.input else g.input end::text,
-               r.attributes::text
+               r.attributes::text, r.trace_context::text,
+               extract(epoch from c.claimed_at - c.due_at)::double precision, c.started_at,
+               extract(epoch from c.claimed_at - c.started_at)::double precision
           from claimed as c
          cross join lateral (
                select x.* from rowlock.run as x where x.id = c.run_id offset 0) as r

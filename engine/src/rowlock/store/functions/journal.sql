@@ -250,10 +250,12 @@ begin
                   left join rowlock.workflow as w on w.app = r.app and w.name = f.child ->> 'workflow'
             ), runs as (
                 insert into rowlock.run (id, created_at, parent_id, parent_generation, parent_place,
-                                         priority, app, workflow, queue, input, attributes)
+                                         priority, app, workflow, queue, input, attributes,
+                                         trace_context)
                 select a.id, v_now, a.run, a.generation, a.place,
                        coalesce((a.child ->> 'priority')::smallint, a.priority), a.app, a.child ->> 'workflow', a.queue,
-                       coalesce(nullif(a.child -> 'input', 'null'), '{}'), nullif(a.child -> 'attributes', 'null')
+                       coalesce(nullif(a.child -> 'input', 'null'), '{}'), nullif(a.child -> 'attributes', 'null'),
+                       nullif(a.child -> 'trace_context', 'null')
                   from asked as a
             ), tasks as (
                 insert into rowlock.task (run_id, due_at, priority, state, app, queue, workflow)

@@ -59,6 +59,8 @@ begin
                     when octet_length(e.v ->> 'key') > 1000 then 'has a key longer than 1000 bytes'
                     when jsonb_typeof(e.v -> 'attributes') not in ('object', 'null')
                         then 'has attributes that are not a JSON object'
+                    when jsonb_typeof(e.v -> 'trace_context') not in ('object', 'null')
+                        then 'has a trace_context that is not a JSON object'
                     when jsonb_typeof(e.v -> 'priority') not in ('number', 'null')
                          or (jsonb_typeof(e.v -> 'priority') = 'number'
                              and (e.v -> 'priority')::numeric not between 0 and 100)
@@ -117,9 +119,10 @@ begin
         select * from asked where id is not null and (key is null or nth = 1)
     ), runs as (
         insert into rowlock.run (id, created_at, priority, app, workflow, queue, key, input, attributes,
-                                 parent_id, parent_generation, parent_place)
+                                 trace_context, parent_id, parent_generation, parent_place)
         select f.id, v_now, coalesce((f.v ->> 'priority')::numeric::smallint, 50), v_app, f.v ->> 'workflow', f.queue, f.key,
                coalesce(nullif(f.v -> 'input', 'null'), '{}'), nullif(f.v -> 'attributes', 'null'),
+               nullif(f.v -> 'trace_context', 'null'),
                (f.v ->> 'parent_id')::uuid, (f.v ->> 'parent_generation')::integer, f.v ->> 'parent_place'
           from fresh as f
     ), tasks as (
@@ -144,19 +147,20 @@ begin
     end loop;
 end $$;
 comment on function rowlock.start_many(jsonb, text) is
-    'Starts many runs at once: [{"workflow", "input", "key", "queue", "priority", "delay" or "start_at", "attributes"}, …]; gives their ids in the same order.';
+    'Starts many runs at once: [{"workflow", "input", "key", "queue", "priority", "delay" or "start_at", "attributes", "trace_context"}, …]; gives their ids in the same order.';
 
 -- start: the same for one run, without the detour through JSON: this is what every caller waits for.
 create or replace function rowlock.start(
-    workflow   text,
-    input      jsonb       default '{}',
-    key        text        default null,
-    queue      text        default null,
-    app        text        default null,
-    priority   integer     default null,
-    delay      interval    default null,
-    start_at   timestamptz default null,
-    attributes jsonb       default null)
+    workflow      text,
+    input         jsonb       default '{}',
+    key           text        default null,
+    queue         text        default null,
+    app           text        default null,
+    priority      integer     default null,
+    delay         interval    default null,
+    start_at      timestamptz default null,
+    attributes    jsonb       default null,
+    trace_context jsonb       default null)
 returns uuid
 language plpgsql volatile
 set search_path = pg_catalog
@@ -175,7 +179,8 @@ begin
     -- What start_many would refuse it refuses, in the same words: nothing is written for a bad one.
     if coalesce(start.workflow, '') = '' or length(start.workflow) > 200
        or jsonb_typeof(v_input) <> 'object' or start.key = '' or octet_length(start.key) > 1000
-       or jsonb_typeof(start.attributes) <> 'object' or start.priority not between 0 and 100
+       or jsonb_typeof(start.attributes) <> 'object' or jsonb_typeof(start.trace_context) <> 'object'
+       or start.priority not between 0 and 100
        or (start.delay is not null and start.start_at is not null)
        or (start.queue is not null and not exists (
              select from rowlock.queue as q where q.app = v_app and q.name = start.queue)) then
@@ -183,7 +188,7 @@ begin
             jsonb_build_array(jsonb_build_object(
                 'workflow', start.workflow, 'input', start.input, 'key', start.key, 'queue', start.queue,
                 'priority', start.priority, 'delay', start.delay, 'start_at', start.start_at,
-                'attributes', start.attributes)),
+                'attributes', start.attributes, 'trace_context', start.trace_context)),
             v_app));
     end if;
     v_priority := coalesce(start.priority, 50);
@@ -205,8 +210,10 @@ begin
         start.queue,
         (select w.queue from rowlock.workflow as w where w.app = v_app and w.name = start.workflow),
         'default');
-    insert into rowlock.run (id, created_at, priority, app, workflow, queue, key, input, attributes)
-    values (v_id, v_now, v_priority, v_app, start.workflow, v_queue, start.key, v_input, start.attributes);
+    insert into rowlock.run (id, created_at, priority, app, workflow, queue, key, input, attributes,
+                             trace_context)
+    values (v_id, v_now, v_priority, v_app, start.workflow, v_queue, start.key, v_input, start.attributes,
+            start.trace_context);
     insert into rowlock.task (run_id, due_at, priority, state, app, queue, workflow)
     values (v_id, v_due_at, v_priority, case when v_due_at > v_now then 'scheduled' else 'ready' end,
             v_app, v_queue, start.workflow);
@@ -215,5 +222,5 @@ begin
     end if;
     return v_id;
 end $$;
-comment on function rowlock.start(text, jsonb, text, text, text, integer, interval, timestamptz, jsonb) is
+comment on function rowlock.start(text, jsonb, text, text, text, integer, interval, timestamptz, jsonb, jsonb) is
     'Starts a run of a workflow and gives its id; a key that exists gives that run back. Lower priority numbers run first (0 to 100, default 50).';
