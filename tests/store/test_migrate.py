@@ -17,7 +17,7 @@ from rowlock.store import migrate as migrations
 from rowlock.store.connection import Disconnected
 from rowlock.store.entries import Entry
 from rowlock.store.migrate import LEVEL, Change, check, migrate, plan
-from rowlock.store.statements import HISTORY, OUTCOMES
+from rowlock.store.statements import FLEET, HISTORY, OUTCOMES
 from store.races.sessions import (
     Connections,
     World,
@@ -213,3 +213,5 @@ def test_every_function_runs(any_world: World) -> None:
     assert worker.leave() >= 1
     for view in ("runs", "steps", "workers"):
         admin.run(f"select * from rowlock.{view}")
+    [fleet] = admin.call(FLEET, app=None)
+    assert fleet.schema_level == LEVEL

@@ -13,15 +13,21 @@ from rowlock.runtime.process import WorkerProcess
 from rowlock.runtime.tenure import WorkerOptions
 from rowlock.settings import Settings
 from rowlock.telemetry import logs
+from rowlock.telemetry.setup import observers
 
 
 async def work(app: App, slots: int, grace_s: float) -> None:
     options = WorkerOptions(slots=slots, grace_s=grace_s)
-    await WorkerProcess(Settings.from_environment(), app.code, options).run()
+    settings = Settings.from_environment()
+    observer = observers(app.code.app, settings.version)
+    await WorkerProcess(settings, app.code, options, observer=observer).run()
+    observer.close()
 
 
 def main() -> None:
-    logs.set_up(level=os.environ.get("WORKER_LOG", "INFO"), style="text")
+    logs.set_up(
+        level=os.environ.get("WORKER_LOG", "INFO"), style=os.environ.get("WORKER_LOG_STYLE", "text")
+    )
     module, _, name = sys.argv[1].partition(":")
     app = getattr(importlib.import_module(module), name)
     asyncio.run(work(app, int(sys.argv[2]), float(sys.argv[3])))

@@ -1,9 +1,10 @@
-"""/livez and /readyz, for Kubernetes and whoever else asks over HTTP.
+"""/livez, /readyz and /metrics of a worker, for Kubernetes, Prometheus and whoever else asks.
 
     /livez    200 while no process has been silent for long: the rest mends itself
     /readyz   200 when every process holds a lease and takes work; 503 while draining
+    /metrics  what all processes have counted, added up; 501 without prometheus_client
 
-Answers a small JSON that says why. One request a connection: probes open a new one each time.
+Probes are answered by a small JSON that says why.
 
 Reads: runtime/supervisor.py's processes.  Writes: nothing.
 """
@@ -11,20 +12,16 @@ Reads: runtime/supervisor.py's processes.  Writes: nothing.
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
-import msgspec
-
-from rowlock.errors import ConfigurationError
+from rowlock.cli.serving import Answer, Page, serving
 from rowlock.runtime.supervisor import Supervisor
 
 SILENT_S = 60.0
 """A process says something twice a second; importing the user's code may take a while."""
-REQUEST_S = 5.0
-MOST_HEADERS = 100
-REASONS = {200: "OK", 404: "Not Found", 503: "Service Unavailable"}
 
 
 @asynccontextmanager
@@ -34,48 +31,34 @@ async def health_server(supervisor: Supervisor, port: int) -> AsyncIterator[None
         yield
         return
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, ValueError, TimeoutError, asyncio.IncompleteReadError):
-            async with asyncio.timeout(REQUEST_S):
-                writer.write(_response(await _request(reader), supervisor))
-                await writer.drain()
-        writer.close()
+    def probe(path: str) -> Page:
+        async def answer(_accept: str) -> Answer:
+            return Answer.json(*health(supervisor, path))
 
-    try:
-        server = await asyncio.start_server(answer, host=None, port=port)
-    except OSError as error:
-        raise ConfigurationError(
-            f"the health port {port} can't be used: {error.strerror}. Choose another with "
-            "--health-port, or 0 for none."
-        ) from None
-    try:
+        return answer
+
+    async def metrics(accept: str) -> Answer:
+        return await metrics_of(supervisor, accept)
+
+    pages = {"/livez": probe("/livez"), "/readyz": probe("/readyz"), "/metrics": metrics}
+    async with serving(pages, port, "health port"):
         yield
-    finally:
-        server.close()
 
 
-async def _request(reader: asyncio.StreamReader) -> str:
-    """The request's first line, its headers read to the end."""
-    first = (await reader.readline()).decode("latin-1").strip()
-    for _ in range(MOST_HEADERS):
-        if not (await reader.readline()).strip():
-            return first
-    raise ValueError("too many headers")
-
-
-def _response(request: str, supervisor: Supervisor) -> bytes:
-    method, _, rest = request.partition(" ")
-    path = rest.partition(" ")[0].partition("?")[0]
-    if method in ("GET", "HEAD") and path in ("/livez", "/readyz"):
-        code, facts = health(supervisor, path)
-    else:
-        code, facts = 404, {"status": "there are /livez and /readyz only"}
-    body = msgspec.json.encode(facts)
-    head = (
-        f"HTTP/1.1 {code} {REASONS[code]}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
-    ).encode()
-    return head if method == "HEAD" else head + body
+async def metrics_of(supervisor: Supervisor, accept: str) -> Answer:
+    """The page of all processes."""
+    try:
+        exposition = importlib.import_module("rowlock.telemetry.exposition")
+    except ModuleNotFoundError as error:
+        if error.name != "prometheus_client":
+            raise
+        return Answer.text(
+            501,
+            "metrics need prometheus_client, which is not installed. Run: "
+            "pip install 'rowlock[metrics]'",
+        )
+    page = await supervisor.page()
+    return Answer(200, *await asyncio.to_thread(exposition.shown, page, accept))
 
 
 def health(supervisor: Supervisor, path: str) -> tuple[int, dict[str, Any]]:

@@ -51,13 +51,20 @@ COMMANDS = {
     "dev": Where("dev", "Run an app on a Postgres of its own, and reload it when it changes."),
     "migrate": Where("migrate", "Bring the database to the schema this version needs."),
     "worker": Where("worker", "Run an app's workflows, in one or several processes."),
+    "exporter": Where("exporter", "Serve what the database holds as Prometheus metrics."),
     "start": Where("runs", "Start a run of a workflow."),
     "list": Where("runs", "List runs, newest first."),
     "show": Where("runs", "Show all about one run, and its steps."),
     "resume": Where("runs", "Make blocked runs ready again."),
+    "operator": Where("operator", "Run the operator for Kubernetes."),
 }
 HIDDEN = {"worker-process": Where("worker_process", "")}
-EXTRAS = {"watchfiles": "dev"}
+EXTRAS = {
+    "watchfiles": "dev",
+    "prometheus_client": "metrics",
+    "kopf": "operator",
+    "lightkube": "operator",
+}
 
 
 class Commands(click.Group):

@@ -5,7 +5,10 @@ Reads and writes: store/migrate.py.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
+import msgspec
 
 from rowlock.cli.options import database_options, json_option, settings_of
 from rowlock.cli.output import print_json
@@ -17,9 +20,17 @@ from rowlock.store import migrate
 @click.command("migrate")
 @click.option("--plan", is_flag=True, help="Say what would be applied; change nothing.")
 @click.option("--check", is_flag=True, help="Say whether this version may work; change nothing.")
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, writable=True),
+    metavar="FILE",
+    help="When it is done, write the level that was reached there, as JSON.",
+)
 @database_options
 @json_option
-def migrate_command(plan: bool, check: bool, database_url: str | None, as_json: bool) -> None:
+def migrate_command(
+    plan: bool, check: bool, report: str | None, database_url: str | None, as_json: bool
+) -> None:
     """Bring the database to the schema this version needs.
 
     Safe to repeat, and to run from several places at once. Old workers keep working on a newer
@@ -44,18 +55,20 @@ def migrate_command(plan: bool, check: bool, database_url: str | None, as_json: 
     if check:
         _check(settings, as_json)
         return
-    report = migrate.plan(settings) if plan else migrate.migrate(settings)
+    done = migrate.plan(settings) if plan else migrate.migrate(settings)
+    key = "pending" if plan else "applied"
+    facts = {"level": done.level, "needed": migrate.LEVEL, key: list(done.applied)}
+    if report is not None:
+        Path(report).write_bytes(msgspec.json.encode(facts))
     if as_json:
-        key = "pending" if plan else "applied"
-        facts = {"level": report.level, "needed": migrate.LEVEL, key: list(report.applied)}
         print_json(facts)
         return
-    for name in report.applied:
+    for name in done.applied:
         click.echo(f"{'would apply' if plan else 'applied'} {name}")
-    if not report.applied:
-        click.echo(f"nothing to do: the database is at level {report.level}")
+    if not done.applied:
+        click.echo(f"nothing to do: the database is at level {done.level}")
     elif not plan:
-        click.echo(f"the database is at level {report.level}")
+        click.echo(f"the database is at level {done.level}")
 
 
 def _check(settings: Settings, as_json: bool) -> None:

@@ -50,7 +50,7 @@ def fleet_of(
 
 
 @click.command("worker")
-@click.argument("target", metavar="MODULE:APP")
+@click.argument("target", metavar="MODULE:APP", envvar="ROWLOCK_APP")
 @click.option(
     "--processes", type=click.IntRange(min=1), default=1, show_default=True, help="How many."
 )
@@ -76,7 +76,7 @@ def fleet_of(
     type=click.IntRange(0, 65535),
     default=0,
     show_default=True,
-    help="Answer /livez and /readyz on this port; 0: don't.",
+    help="Answer /livez, /readyz and /metrics on this port; 0: don't.",
 )
 @database_options
 @log_options
@@ -92,6 +92,8 @@ def worker_command(
     log_level: str,
 ) -> None:
     """Run an app's workflows, in one or several processes.
+
+    Without MODULE:APP the environment's ROWLOCK_APP counts.
 
     SIGTERM (or Ctrl-C) drains: nothing new is taken, runs go on for the grace, the rest is handed
     back to other workers. A second one stops at once. Give Kubernetes 20 s more than the grace.

@@ -27,10 +27,13 @@ from rowlock.cli.main import USAGE, exit_code_of
 from rowlock.cli.options import log_options
 from rowlock.errors import ConfigurationError, RowlockError
 from rowlock.runtime.process import WorkerProcess
-from rowlock.runtime.supervisor import STOP_MARGIN_S, Line
+from rowlock.runtime.supervisor import LONGEST_LINE, STOP_MARGIN_S, Line
 from rowlock.runtime.tenure import WorkerOptions
 from rowlock.settings import Settings
 from rowlock.telemetry import logs
+from rowlock.telemetry.metrics import Metrics
+from rowlock.telemetry.pages import Page
+from rowlock.telemetry.setup import observers
 
 log = logging.getLogger("rowlock.worker")
 
@@ -45,25 +48,56 @@ class Parent:
         # Python made it inheritable for us; the user's own subprocesses must not get it.
         os.set_inheritable(fd, False)
         self._socket = socket.socket(fileno=fd)
+        self._sending = threading.Lock()
+        self._rest = b""
+        """Of a line that the socket took only a part of."""
+        self.page: Callable[[], Page] = Page
+        """What this process has counted; asked in a thread of its own."""
         self.on_gone: Callable[[], None] = lambda: os._exit(1)
         """Called in a thread of its own. While the user's code loads, nothing is to be saved."""
         threading.Thread(target=self._watch, name="rowlock-parent", daemon=True).start()
 
     def tell(self, status: str, loaded: int) -> None:
         """Never waits: a parent that was stopped must not cost this worker its lease."""
-        line = msgspec.json.encode(Line(os.getpid(), status, loaded)) + b"\n"
-        with suppress(OSError):
-            self._socket.send(line, socket.MSG_DONTWAIT)
+        if not self._sending.acquire(blocking=False):
+            return  # a page is on its way; the next tick says how we are
+        try:
+            line = self._rest + _encoded(Line(os.getpid(), status, loaded))
+            with suppress(OSError):
+                self._rest = line[self._socket.send(line, socket.MSG_DONTWAIT) :]
+        finally:
+            self._sending.release()
 
     def tell_broken(self, why: str) -> None:
         with suppress(OSError):
-            self._socket.sendall(msgspec.json.encode(Line(os.getpid(), "broken", 0, why)) + b"\n")
+            self._send(_encoded(Line(os.getpid(), "broken", 0, why)))
+
+    def _send(self, line: bytes) -> None:
+        """Waits until the parent has room for it: never to be called in the event loop."""
+        with self._sending:
+            self._socket.sendall(self._rest + line)
+            self._rest = b""
 
     def _watch(self) -> None:
         with suppress(OSError):
-            while self._socket.recv(1024):
-                pass
+            while heard := self._socket.recv(1024):
+                if b"\n" in heard:  # there is but one thing that the parent says
+                    self._tell_page()
         self.on_gone()
+
+    def _tell_page(self) -> None:
+        try:
+            line = _encoded(Line(os.getpid(), "counted", page=self.page()))
+            if len(line) > LONGEST_LINE:
+                raise ValueError(f"{len(line)} bytes are more than the parent takes in a line")
+        except Exception:  # this thread has to see the parent go
+            log.exception("the metrics of this process can't be told")
+            line = _encoded(Line(os.getpid(), "counted", page=Page()))
+        self._send(line)
+
+
+def _encoded(line: Line) -> bytes:
+    return msgspec.json.encode(line) + b"\n"
 
 
 @click.command("worker-process", hidden=True)
@@ -89,10 +123,13 @@ def worker_process_command(
         settings = Settings.from_environment()
         app = loading.load(target)
         options = WorkerOptions(slots=slots, queues=_known(queues, app), grace_s=grace_s)
+        metrics = Metrics(app.code, settings.version)
+        observer = observers(app.code.app, settings.version, metrics)
     except ConfigurationError as error:
         parent.tell_broken(str(error))
         return USAGE
-    worker = WorkerProcess(settings, app.code, options, on_status=parent.tell)
+    parent.page = metrics.page
+    worker = WorkerProcess(settings, app.code, options, on_status=parent.tell, observer=observer)
     runner = asyncio.Runner()
     code = 0
     try:
@@ -103,6 +140,7 @@ def worker_process_command(
     except Exception:
         log.exception("the worker process failed")
         code, done = 1, False
+    observer.close()
     if done and not _stuck_threads():
         runner.close()
         return code

@@ -104,6 +104,8 @@ class Execution:
         self.loop = RunLoop(self)  # type: ignore[abstract]
 
         self.claimed = claimed
+        self._context = contextvars.Context()
+        """The context its code runs in: what is logged about the run belongs there."""
         self._clock = asyncio.get_running_loop()
         self._loaded_at = self._clock.time()
         self._main: Branch | None = None
@@ -154,6 +156,11 @@ class Execution:
         """When its next timer falls due (loop time)."""
         return min((r.due for r in self._requests.values() if r.due is not None), default=None)
 
+    def context_for_child(self) -> str | None:
+        """The trace context that the run's children start with."""
+        own = self.host.observer.context_for_child(self.claimed)
+        return self.claimed.trace_context if own is None else own
+
     # --- life
 
     def start(self) -> None:
@@ -165,6 +172,8 @@ class Execution:
             return
         context = contextvars.copy_context()
         context.run(logs.enter, logs.Where(self.run_text, self.workflow.name))
+        context.run(self.host.observer.run_loaded, self.claimed)
+        self._context = context
         if self.workflow.is_async:
             coroutine = self.workflow.function(**arguments)
         else:
@@ -325,8 +334,7 @@ class Execution:
                 value = uuid.uuid4() if kind == "uuid" else random.random()
                 self._record(request, value, output=shape.store(value))
             case StartChild(key=None) as child:
-                context = self.host.observer.context_for_child(self.claimed)
-                self._record(request, child=child_entry(child, context))
+                self._record(request, child=child_entry(child, self.context_for_child()))
             case StartChild():
                 self.host.start_keyed_child(self, request)
             case AwaitRun(run_id=run_id):
@@ -541,7 +549,8 @@ class Execution:
         self._ending = True
         self.host.room_changed()
         if failure is not None:
-            log.warning(
+            self._context.copy().run(
+                log.warning,
                 "run %s of %s failed: %s: %s",
                 self.run_text,
                 self.workflow.name,
@@ -578,7 +587,9 @@ class Execution:
             self.claimed.version or None,
             self.host.version or None,
         )
-        log.error("%s", error, extra={"run": self.run_text, "workflow": self.workflow.name})
+        self._context.copy().run(
+            log.error, "%s", error, extra={"run": self.run_text, "workflow": self.workflow.name}
+        )
         reason = {
             "kind": "nondeterminism",
             "message": str(error),

@@ -5,7 +5,10 @@ and keeps them in number. Each child has one socket with us:
 
     child -> us    a line of JSON each tick: {"pid", "status", "loaded"}; or, when it can't be
                    started as it is configured, {"pid", "status": "broken", "message"}
-    us -> child    nothing. Its end of the socket closes when we are gone, however we went, and
+    us -> child    the line "metrics": it answers, from a thread, with one line more that has
+                   {"page"}: all it has counted. That says nothing of its event loop: only the
+                   ticks do. We ask again when it has answered.
+                   Its end of the socket closes when we are gone, however we went, and
                    the child then drains: no worker is left behind without a parent.
 
 Reads: store's migrate.check.  Writes: signals.
@@ -29,6 +32,7 @@ from rowlock.errors import ConfigurationError, Disconnected
 from rowlock.settings import Settings
 from rowlock.store import migrate
 from rowlock.store.connection import Backoff
+from rowlock.telemetry.pages import Page, merged, of_the_dead
 
 log = logging.getLogger("rowlock.supervisor")
 
@@ -41,6 +45,9 @@ YOUNG_S = 30.0
 STOP_MARGIN_S = 15.0
 """What a draining child needs beyond its grace: the journal's last batch, leaving."""
 STOP_NOW_S = 5.0
+PAGE_S = 1.0
+"""So long a child that is asked what it has counted may take; then its last answer counts."""
+LONGEST_LINE = 16 * 1024 * 1024
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -50,6 +57,7 @@ class Line(msgspec.Struct, frozen=True):
     status: str
     loaded: int = 0
     message: str = ""
+    page: Page | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +85,13 @@ class Process:
         self._fleet = fleet
         self._ending = False
         self._complaint: str | None = None
+        self._socket: asyncio.StreamWriter | None = None
+        self._asked: asyncio.Future[None] | None = None
+        """Done when the child has answered, or has ended."""
+        self._page = Page()
+        """What the living child said last of what it counted."""
+        self._before = Page()
+        """What those before it did; counters never go down."""
         self._child: asyncio.subprocess.Process | None = None
         self._called_for = asyncio.Event()
         """Set when it is to start again now, or to end."""
@@ -126,6 +141,15 @@ class Process:
             clock = asyncio.get_running_loop()
             self._deadlines.append(clock.call_later(self._patience_s, child.kill))
 
+    async def page(self) -> Page:
+        """What its children have counted; a child that is slow to answer is quoted."""
+        if self._asked is None and self._socket is not None:
+            self._asked = asyncio.get_running_loop().create_future()
+            self._socket.write(b"metrics\n")
+        if self._asked is not None:
+            await asyncio.wait([self._asked], timeout=PAGE_S)
+        return merged([self._before, self._page])
+
     async def _live(self) -> int:
         """One child from start to end; gives its exit code, negative for a signal."""
         self.status, self.loaded, self._complaint = "starting", 0, None
@@ -144,7 +168,8 @@ class Process:
         self.heard_at = asyncio.get_running_loop().time()
         if self._called_for.is_set():  # while the child was being made
             self.reload()
-        reader, writer = await asyncio.open_connection(sock=ours, limit=1 << 20)
+        reader, writer = await asyncio.open_connection(sock=ours, limit=LONGEST_LINE)
+        self._socket = writer
         listening = asyncio.create_task(self._listen(reader))
         try:
             code = await child.wait()
@@ -152,7 +177,9 @@ class Process:
             await asyncio.wait([listening], timeout=1.0)
         finally:
             listening.cancel()
+            self._socket = None
             writer.close()
+            self._bury()
             while self._deadlines:
                 self._deadlines.pop().cancel()
             self._child = self.pid = self.heard_at = None
@@ -164,9 +191,23 @@ class Process:
         with suppress(OSError, ValueError):  # cut off in mid-line: its exit tells the rest
             while text := await reader.readline():
                 line = msgspec.json.decode(text, type=Line)
+                if line.page is not None:
+                    self._page = line.page
+                    self._answered()
+                    continue
                 self.heard_at = clock.time()
                 self.status, self.loaded = line.status, line.loaded
                 self._complaint = line.message or self._complaint
+
+    def _answered(self) -> None:
+        if self._asked is not None:
+            self._asked.set_result(None)
+            self._asked = None
+
+    def _bury(self) -> None:
+        self._before = merged([self._before, of_the_dead(self._page)])
+        self._page = Page()
+        self._answered()
 
     async def _broken(self) -> None:
         error = ConfigurationError(self._complaint or "no worker process could be started")
@@ -216,6 +257,10 @@ class Supervisor:
         """Start all processes again, with the code as it is now."""
         for process in self.processes:
             process.reload()
+
+    async def page(self) -> Page:
+        """What all processes have counted; returns within PAGE_S or so, whatever they do."""
+        return merged(await asyncio.gather(*(process.page() for process in self.processes)))
 
     def _end_all(self) -> None:
         self.draining.set()

@@ -364,7 +364,7 @@ class Tenure:
                         "queue": child.queue,
                         "priority": child.priority,
                         "attributes": child.attributes,
-                        "trace_context": self.observer.context_for_child(execution.claimed),
+                        "trace_context": execution.context_for_child(),
                         "parent": execution.run_id,
                         "generation": execution.generation,
                         "place": request.place,

@@ -91,7 +91,7 @@ def _options(settings: Settings, purpose: str) -> list[str]:
         "default_transaction_isolation": "read\\ committed",
         "idle_in_transaction_session_timeout": str(max(lease_ms, 5000)),
     }
-    if purpose in ("journal", "control"):
+    if purpose in ("journal", "control", "fleet"):
         # Far below the lease: a statement that hangs must not cost the worker its runs.
         options |= {
             "statement_timeout": str(max(1000, lease_ms // 3)),

@@ -318,3 +318,35 @@ STEPS = Statement(
     " where run_id = %(run)s and generation = %(generation)s order by position",
     StepRow,
 )
+
+# --- what the database holds (functions/fleet.sql)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetRow:
+    """All of it at one moment; each part a JSON array of objects, which fleet.py decodes."""
+
+    at: datetime
+    schema_level: int
+    minimum_level: int
+    tasks: str
+    workers: str
+    versions: str
+    rates: str
+
+
+FLEET = Statement(
+    "fleet",
+    "select statement_timestamp() as at,"
+    " (select coalesce(max(number), 0) from rowlock.migration) as schema_level,"
+    " (select coalesce(max(minimum_level), 0) from rowlock.migration) as minimum_level,"
+    " (select coalesce(json_agg(x), '[]') from rowlock.fleet_tasks(%(app)s::text) as x)::text"
+    " as tasks,"
+    " (select coalesce(json_agg(x), '[]') from rowlock.fleet_workers(%(app)s::text) as x)::text"
+    " as workers,"
+    " (select coalesce(json_agg(x), '[]') from rowlock.fleet_versions(%(app)s::text) as x)::text"
+    " as versions,"
+    " (select coalesce(json_agg(x), '[]') from rowlock.fleet_rates(%(app)s::text) as x)::text"
+    " as rates",
+    FleetRow,
+)

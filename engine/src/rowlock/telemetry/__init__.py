@@ -1,4 +1,4 @@
-"""Observers of what the runtime says happened: logs now; metrics and spans have their place here.
+"""Observers of what the runtime says happened: logs, metrics, spans.
 
 Nothing here decides anything; nothing else imports a logging or metrics library.
 """

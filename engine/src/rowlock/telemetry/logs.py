@@ -1,13 +1,15 @@
 """Logs that say which run, workflow, place and attempt a line belongs to.
 
 On a terminal a line of text, elsewhere a line of JSON. Whatever the user's own code logs inside a
-run or step gets the same fields, because they come from the context, not from the caller.
+run or step gets the same fields, because they come from the context, not from the caller. Where
+traces are on, lines carry the ids of the active span, too.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +18,10 @@ from typing import IO, Any
 import msgspec
 
 FIELDS = ("run", "workflow", "place", "step", "attempt")
+TRACE_FIELDS = ("trace_id", "span_id")
+
+ActiveIds = Callable[[], tuple[str, str] | None]
+"""The ids of the active span, in the order of TRACE_FIELDS."""
 
 
 @dataclass(slots=True)
@@ -37,7 +43,14 @@ def enter(where: Where) -> None:
     _where.set(where)
 
 
+def name_traces_by(active_ids: ActiveIds) -> None:
+    """From here on, lines of this process say which span they belong to."""
+    _AddFields.active_ids = staticmethod(active_ids)
+
+
 class _AddFields(logging.Filter):
+    active_ids: ActiveIds | None = None
+
     def filter(self, record: logging.LogRecord) -> bool:
         where = _where.get()
         if where is not None:
@@ -45,6 +58,8 @@ class _AddFields(logging.Filter):
                 value = getattr(where, name)
                 if value is not None and not hasattr(record, name):
                     setattr(record, name, value)
+        if self.active_ids is not None and (ids := self.active_ids()) is not None:
+            record.trace_id, record.span_id = ids
         return True
 
 
@@ -54,7 +69,9 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
         fields = "".join(
-            f" {name}={getattr(record, name)}" for name in FIELDS if hasattr(record, name)
+            f" {name}={getattr(record, name)}"
+            for name in (*FIELDS, *TRACE_FIELDS)
+            if hasattr(record, name)
         )
         line = f"{at} {record.levelname:<7} {record.name}  {record.getMessage()}{fields}"
         if record.exc_info:
@@ -73,7 +90,7 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             "process": record.process,
         }
-        for name in FIELDS:
+        for name in (*FIELDS, *TRACE_FIELDS):
             if hasattr(record, name):
                 line[name] = getattr(record, name)
         if record.exc_info:

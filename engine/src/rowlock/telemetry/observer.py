@@ -1,7 +1,8 @@
 """What the runtime tells whoever watches it: metrics and traces are observers.
 
 An observer is called on the worker's event loop, between two things that matter more: it never
-waits, never raises, and does little. Everything here does nothing; subclass what you need.
+waits (but in ``close``), never raises, and does little. Everything here does nothing; subclass what
+you need.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ class Observer:
 
     def written(self, entries: int, seconds: float) -> None:
         """The journal committed so many entries at once."""
+
+    def run_loaded(self, run: Claimed) -> None:
+        """The run's code begins, perhaps as a replay, in this context; its steps inherit it."""
 
     def step_began(self, run: Claimed, place: str, kind: str, name: str, attempt: int) -> None:
         """An attempt at a step begins, in this context; the same context hears of its end."""
@@ -42,8 +46,14 @@ class Observer:
         """Twice a second: how many runs are loaded, and how many may be."""
 
     def context_for_child(self, run: Claimed) -> str | None:
-        """The W3C trace context, as a JSON object, that a child run of ``run`` starts with."""
+        """The W3C trace context, as a JSON object, that a child run of ``run`` starts with.
+
+        None: the one that ``run`` itself was started with, if any.
+        """
         return None
+
+    def close(self) -> None:
+        """The process ends. The only one that may wait, for two seconds at most."""
 
 
 class Observers(Observer):
@@ -59,6 +69,10 @@ class Observers(Observer):
     def written(self, entries: int, seconds: float) -> None:
         for one in self._observers:
             one.written(entries, seconds)
+
+    def run_loaded(self, run: Claimed) -> None:
+        for one in self._observers:
+            one.run_loaded(run)
 
     def step_began(self, run: Claimed, place: str, kind: str, name: str, attempt: int) -> None:
         for one in self._observers:
@@ -89,3 +103,7 @@ class Observers(Observer):
     def context_for_child(self, run: Claimed) -> str | None:
         contexts = (one.context_for_child(run) for one in self._observers)
         return next((context for context in contexts if context is not None), None)
+
+    def close(self) -> None:
+        for one in self._observers:
+            one.close()

@@ -1,0 +1,32 @@
+"""`rowlock operator`: the entry point of the operator's image; the operator is a package apart."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from rowlock.cli.options import log_options
+from rowlock.telemetry import logs
+from rowlock_operator.main import run, settings_from_environment
+
+
+@click.command("operator")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="Answer /healthz on this port; 0: don't.",
+)
+@log_options
+def operator_command(port: int, log_format: str, log_level: str) -> None:
+    """Run Rowlock's operator for Kubernetes (in a cluster, or with KUBECONFIG).
+
+    \b
+    Example:
+      ROWLOCK_OPERATOR_NAMESPACE=shop rowlock operator
+    """
+    logs.set_up(level=log_level, style=log_format)
+    liveness = f"http://0.0.0.0:{port}/healthz" if port else None
+    asyncio.run(run(settings_from_environment(), liveness=liveness))

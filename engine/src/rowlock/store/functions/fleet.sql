@@ -1,0 +1,122 @@
+-- fleet: what the database holds, for whoever watches over many workers: the operator, the exporter.
+--
+-- Read only, no locks, one snapshot: store/statements.py asks for all of it in one statement. Counting
+-- tasks reads the task table once, whatever is asked of it; everything else is looked up by key and
+-- bounded, however large the ledgers grow. Whoever calls sets a statement_timeout: a count that takes
+-- too long is worth less than a quiet database. p_app null: all apps.
+
+-- fleet_tasks: unfinished runs by app, queue, version and state, in one pass. oldest_due: how long the
+-- first of the ready ones has been due. next_due: until the first of those that wait for a time falls
+-- due; below 0 when it is due and nobody has promoted it, as when there is no worker at all. Runs that
+-- wait for a run alone are due at infinity, which is no time.
+create or replace function rowlock.fleet_tasks(p_app text default null)
+returns table (
+    app text, queue text, version text, state text, tasks bigint,
+    oldest_due_seconds double precision, next_due_seconds double precision)
+language sql stable set search_path = pg_catalog set jit = off
+as $$
+    select t.app, t.queue, t.version, t.state, count(*),
+           case when t.state = 'ready'
+                then greatest(0, extract(epoch from statement_timestamp()
+                                         - min(t.due_at) filter (where isfinite(t.due_at))))::double precision
+           end,
+           case when t.state in ('scheduled', 'waiting')
+                then extract(epoch from min(t.due_at) filter (where isfinite(t.due_at))
+                                        - statement_timestamp())::double precision
+           end
+      from rowlock.task as t
+     where p_app is null or t.app = p_app
+     group by t.app, t.queue, t.version, t.state
+     order by t.app, t.queue, t.version, t.state
+$$;
+comment on function rowlock.fleet_tasks(text) is
+    'Unfinished runs by app, queue, version and state. Reads all tasks: not for every second.';
+
+-- fleet_workers: every worker's row, with what it runs counted by its index.
+create or replace function rowlock.fleet_workers(p_app text default null)
+returns table (
+    worker_id bigint, app text, version text, host text, queues text[], slots integer, running bigint,
+    draining boolean, alive boolean)
+language sql stable set search_path = pg_catalog set enable_seqscan = off set jit = off
+as $$
+    select w.id, w.app, w.version, w.host, w.queues, w.slots,
+           (select count(*) from rowlock.task as t where t.worker_id = w.id and t.state = 'running'),
+           w.draining, w.lease_until > statement_timestamp()
+      from rowlock.worker as w
+     where p_app is null or w.app = p_app
+     order by w.id
+$$;
+comment on function rowlock.fleet_workers(text) is
+    'Worker processes that hold a lease, and those that lost it and have not been cleared yet.';
+
+-- fleet_versions: the code versions that ever registered, and which of them takes unpinned runs.
+create or replace function rowlock.fleet_versions(p_app text default null)
+returns table (
+    app text, name text, registered_at timestamptz, promoted_at timestamptz, is_current boolean)
+language sql stable set search_path = pg_catalog set jit = off
+as $$
+    select v.app, v.name, v.registered_at, v.promoted_at,
+           v.name = rowlock.current_version(v.app)
+      from rowlock.version as v
+     where p_app is null or v.app = p_app
+     order by v.app, v.registered_at, v.name
+$$;
+comment on function rowlock.fleet_versions(text) is
+    'Code versions of each app; is_current: it takes the runs that are not pinned yet.';
+
+-- fleet_rates: for each declared queue, how many runs arrive a second and how long one takes, both
+-- estimated from bounded samples.
+--
+-- Arrivals: ids are UUIDv7, so the runs of the last minute are one range of run_pkey. At most 10,000
+-- are read, newest first; where those don't reach back a minute, the rate is that of the time they do
+-- reach back. Runs that start later and children count when they are created.
+--
+-- Mean: of the 1,000 newest succeeded and the 1,000 newest failed runs of all apps, by the index that
+-- lists by status use, those of epoch 1: claimed once, so never asleep, never taken over, and the time
+-- from start to end is time that held a slot. Null when the sample has none. It leans towards short
+-- runs: of runs started together the short ones have ended. (`=` on the status would let the planner
+-- walk the primary key instead, past every run there is when none has failed.)
+create or replace function rowlock.fleet_rates(p_app text default null)
+returns table (
+    app text, queue text, arrivals_per_second double precision, mean_run_seconds double precision)
+language sql stable
+set search_path = pg_catalog set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+    with newest as materialized (
+        select r.app, r.queue, r.created_at
+          from rowlock.run as r
+         where r.id >= (lpad(to_hex((extract(epoch from statement_timestamp()) * 1000)::bigint - 60000),
+                             12, '0') || repeat('0', 20))::uuid
+         order by r.id desc
+         limit 10000
+    ), reach as (
+        select case when count(*) < 10000 then 60.0
+                    else greatest(1.0, extract(epoch from statement_timestamp() - min(n.created_at)))
+               end::double precision as seconds
+          from newest as n
+    ), arrivals as materialized (
+        select n.app, n.queue, count(*) as runs from newest as n group by n.app, n.queue
+    ), ended as materialized (
+        select o.app, o.queue,
+               avg(extract(epoch from o.finished_at - o.started_at)::double precision) as seconds
+          from unnest(array['succeeded', 'failed']) as s (status)
+         cross join lateral (
+               select x.app, x.queue, x.epoch, x.started_at, x.finished_at
+                 from rowlock.outcome as x
+                where x.status >= s.status and x.status <= s.status
+                order by x.status desc, x.run_id desc
+                limit 1000) as o
+         where o.epoch = 1
+         group by o.app, o.queue
+    )
+    select q.app, q.name, coalesce(a.runs, 0) / reach.seconds, e.seconds
+      from rowlock.queue as q
+     cross join reach
+      left join arrivals as a on a.app = q.app and a.queue = q.name
+      left join ended as e on e.app = q.app and e.queue = q.name
+     where p_app is null or q.app = p_app
+     order by q.app, q.name
+$$;
+comment on function rowlock.fleet_rates(text) is
+    'For each queue: runs that arrived a second in the last minute, and how long a run without waits takes; estimates from bounded samples.';
