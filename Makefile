@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PYTEST := $(BIN)/pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-promises lint chaos loadtest peers-quick clean
+.PHONY: help install demo test test-promises lint chaos cluster cluster-test loadtest peers-quick dashboards clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{split($$1, t, ":"); printf "  make %-16s %s\n", t[1], $$2}'
@@ -19,14 +19,14 @@ $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
 	  || { rm -rf $(VENV); echo "could not make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable '.[dev]' --group test
+	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test
 	@touch $@
 
 demo: install ## index a folder of real files with four workers, and kill one half-way (DIR=… for another folder)
 	@$(BIN)/python examples/demo.py $(if $(DIR),"$(DIR)")
 
-test: install lint ## all default tests
-	$(PYTEST)
+test: install lint ## all default tests (those on a cluster: make cluster-test)
+	$(PYTEST) --ignore tests/cluster
 
 test-promises: install ## the tests of the promises
 	$(PYTEST) tests/promises
@@ -40,11 +40,20 @@ lint: install ## style, types, and which room imports which
 chaos: install ## kill, freeze, cut off and restart everything for a while, then check every history (CHAOS_SECONDS=…)
 	ROWLOCK_CHAOS_SECONDS=$(or $(CHAOS_SECONDS),120) $(PYTEST) -s tests/chaos
 
+cluster: install ## a real Kubernetes on this machine for trying things (as root; down again: make cluster DOWN=1)
+	PYTHONPATH=tests $(BIN)/python -m testbed $(if $(DOWN),down,up)
+
+cluster-test: install ## image, chart and operator on a real cluster (ROWLOCK_TEST_KUBECONFIG=… for one of yours)
+	$(PYTEST) tests/cluster
+
 loadtest: install ## measure steps, drain, latency and replay on an embedded Postgres
 	$(BIN)/python -m rowlock_loadtest
 
 peers-quick: install ## the same beside pgbench, in interleaved rounds
 	$(BIN)/python -m rowlock_loadtest --rounds 3 --beside-pgbench
+
+dashboards: install ## generate the Grafana dashboards anew
+	$(BIN)/python dashboards/generate.py
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis out

@@ -1,0 +1,4 @@
+# An image whose workers can't start: there is no such module.
+ARG ROWLOCK
+FROM ${ROWLOCK}
+ENV ROWLOCK_APP=nowhere:app
