@@ -46,7 +46,7 @@ def down() -> None:
 
 def build(names: list[str]) -> None:
     """Build the named programs, or all that the cluster's tests need."""
-    for name, path in binaries.ensure(*(names or [*binaries.CLUSTER, "helm"])).items():
+    for name, path in binaries.ensure(*(names or [*binaries.CLUSTER, "helm", "otelcol"])).items():
         print(f"{name}\t{path}")
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import platform
 import tarfile
 from pathlib import Path
+
+# What Go and images call what the kernel calls otherwise.
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def of_program(program: Path, tag: str, archive: Path) -> Path:
     """Write to `archive` an image called `tag` that holds, and runs, `program`."""
     layer = _tar({program.name: program.read_bytes()}, mode=0o755)
     config = {
-        "architecture": "amd64",
+        "architecture": ARCHITECTURES.get(platform.machine(), platform.machine()),
         "os": "linux",
         "config": {"Entrypoint": [f"/{program.name}"], "User": "65535:65535"},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},

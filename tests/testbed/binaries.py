@@ -80,6 +80,8 @@ def _build(program: Program, say: Callable[[str], None]) -> None:
     if program.path.exists():  # somebody else built it, a moment ago
         return
     _check_go()
+    for abandoned in cache_folder().glob("building-*/"):
+        shutil.rmtree(abandoned)
     say(f"building {program.name} {program.version}; only this once, but it may take minutes")
     began = time.monotonic()
     with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="building-") as folder:
