@@ -12,7 +12,7 @@ import pytest
 
 import postgres
 from rowlock.embedded import Server
-from rowlock.errors import RowlockError, SchemaTooNew, SchemaTooOld
+from rowlock.errors import ConfigurationError, RowlockError, SchemaTooNew, SchemaTooOld
 from rowlock.store import migrate as migrations
 from rowlock.store.connection import Disconnected
 from rowlock.store.entries import Entry
@@ -69,6 +69,22 @@ def test_a_plan_says_what_would_come_and_changes_nothing(empty_database: str) ->
     assert schema_of(empty_database) == []
     migrate(empty_database)
     assert plan(empty_database).applied == ()
+
+
+def test_a_database_that_is_not_utf8_is_refused_before_anything_is_written(
+    empty_database: str,
+) -> None:
+    url = f"{empty_database.rpartition('/')[0]}/not_utf8"
+    with psycopg.connect(empty_database, autocommit=True) as admin:
+        admin.execute("create database not_utf8 encoding 'SQL_ASCII' locale 'C' template template0")
+        try:
+            for attempt in (migrate, plan, check):
+                with pytest.raises(ConfigurationError, match=r"SQL_ASCII; .* needs UTF8"):
+                    attempt(url)
+            with psycopg.connect(url) as look:
+                assert look.execute("select to_regnamespace('rowlock')").fetchone() == (None,)
+        finally:
+            admin.execute("drop database not_utf8 with (force)")
 
 
 def test_code_refuses_a_database_that_was_not_migrated(empty_database: str) -> None:

@@ -1,8 +1,9 @@
 """What kopf delivers: that something happened to an app, or to something made for it.
 
-Handlers only say which app to look at. They keep nothing in the objects: no finalizer, no
-annotation, so that an app can be deleted while no operator runs. The prefixes are set all the
-same, should a handler ever need them: changing them later handles everything again.
+Handlers only say which app to look at, in the event loop (kopf runs plain functions in threads).
+They keep nothing in the objects: no finalizer, no annotation, so that an app can be deleted while
+no operator runs. The prefixes are set all the same, should a handler ever need them: changing
+them later handles everything again.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ PULSE_S = 180.0
 def registry(reconciler: Reconciler) -> kopf.OperatorRegistry:
     """The handlers of one operator."""
     handlers = kopf.OperatorRegistry()
+    heard: dict[tuple[str | None, str | None], tuple[Any, ...]] = {}
 
     @kopf.on.startup(registry=handlers)
-    def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
+    async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
         prefix = f"operator.{GROUP}"
         settings.persistence.finalizer = f"{prefix}/finalizer"
         settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=prefix)
@@ -35,14 +37,22 @@ def registry(reconciler: Reconciler) -> kopf.OperatorRegistry:
         settings.watching.client_timeout = 300
 
     @kopf.on.login(registry=handlers)
-    def login(**known: Any) -> kopf.ConnectionInfo | None:
+    async def login(**known: Any) -> kopf.ConnectionInfo | None:
         return kopf.login_with_service_account(**known) or kopf.login_with_kubeconfig(**known)
 
     @kopf.on.event(GROUP, API_VERSION, PLURAL, registry=handlers)
-    def app_changed(namespace: str | None, name: str | None, **_: Any) -> None:
-        reconciler.hear(namespace or "", name or "")
+    async def app_changed(
+        namespace: str | None, name: str | None, meta: kopf.Meta, **more: Any
+    ) -> None:
+        # What we write into its status ourselves is no news; a new generation is.
+        state = (meta.get("uid"), meta.get("generation"), meta.get("deletionTimestamp"))
+        if heard.get((namespace, name)) != state:
+            heard[namespace, name] = state
+            reconciler.hear(namespace or "", name or "")
+        if more["type"] == "DELETED":
+            del heard[namespace, name]
 
-    def child_changed(namespace: str | None, labels: Any, **_: Any) -> None:
+    async def child_changed(namespace: str | None, labels: Any, **_: Any) -> None:
         reconciler.hear(namespace or "", labels[APP_LABEL])
 
     for group, version, plural in (
@@ -55,7 +65,7 @@ def registry(reconciler: Reconciler) -> kopf.OperatorRegistry:
         )
 
     @kopf.on.probe(id="pulse", errors=kopf.ErrorsMode.PERMANENT, registry=handlers)
-    def pulse(**_: Any) -> str:
+    async def pulse(**_: Any) -> str:
         silence_s = time.monotonic() - reconciler.last_listing
         if reconciler.last_listing and silence_s > PULSE_S:
             raise RuntimeError(f"no listing of the apps for {silence_s:.0f} s")

@@ -78,9 +78,11 @@ class Reconciler:
                         meta = body["metadata"]
                         self.hear(meta["namespace"], meta["name"])
                     self.last_listing = time.monotonic()
+                    pause_s = self._settings.listing_s
                 except (ApiError, httpx2.HTTPError) as error:
                     log.warning("the apps can't be listed: %s", error)
-                await asyncio.sleep(self._settings.listing_s)
+                    pause_s = self._settings.every_s
+                await asyncio.sleep(pause_s)
         finally:
             for task in self._tasks.values():
                 task.cancel()

@@ -6,7 +6,7 @@ import base64
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import psycopg
@@ -35,7 +35,7 @@ class Shop:
 
     kubectl: Kubectl
     images: Images
-    url: str
+    url: str = field(repr=False)
     """From this machine."""
     name: str = "shop"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import click
 
@@ -28,5 +29,7 @@ def operator_command(port: int, log_format: str, log_level: str) -> None:
       ROWLOCK_OPERATOR_NAMESPACE=shop rowlock operator
     """
     logs.set_up(level=log_level, style=log_format)
+    for chatty in ("aiohttp.access", "kopf.activities.probe", "kopf.objects", "httpx2"):
+        logging.getLogger(chatty).setLevel("WARNING")
     liveness = f"http://0.0.0.0:{port}/healthz" if port else None
     asyncio.run(run(settings_from_environment(), liveness=liveness))

@@ -78,6 +78,7 @@ def conninfo(settings: Settings, purpose: str) -> str:
         "tcp_user_timeout": max(2000, lease_ms // 2),
     }
     merged = defaults | {k: v for k, v in given.items() if v is not None}
+    merged["client_encoding"] = "utf8"  # whatever PGCLIENTENCODING says
     if not settings.pgbouncer:
         merged["options"] = " ".join(
             filter(None, [str(given.get("options") or ""), *_options(settings, purpose)])

@@ -21,7 +21,7 @@ from typing import Any
 import psycopg
 from psycopg import Connection
 
-from rowlock.errors import SchemaTooNew, SchemaTooOld
+from rowlock.errors import ConfigurationError, SchemaTooNew, SchemaTooOld
 from rowlock.settings import Settings
 from rowlock.store.connection import Disconnected, conninfo, refusal
 
@@ -92,11 +92,23 @@ def _connected(settings: Settings) -> Iterator[Connection[Any]]:
         with psycopg.connect(
             conninfo(settings, "migrate"), autocommit=True, prepare_threshold=None
         ) as connection:
+            _require_utf8(connection)
             yield connection
     except psycopg.OperationalError as error:
         raise Disconnected(f"can't reach the database: {str(error).strip()}") from None
     except psycopg.Error as error:
         raise refusal(error) from None
+
+
+def _require_utf8(connection: Connection[Any]) -> None:
+    """Any other encoding can't hold every value: jsonb would refuse some, at any later time."""
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise ConfigurationError(
+            f"the database {connection.info.dbname} has the encoding {encoding}; Rowlock keeps "
+            "JSON in it and needs UTF8. Use another: create database … encoding 'UTF8' template "
+            "template0"
+        )
 
 
 def _settings(where: Settings | str) -> Settings:
