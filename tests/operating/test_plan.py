@@ -99,6 +99,18 @@ def test_an_old_version_stays_while_runs_are_pinned_to_it() -> None:
     assert world.replicas("shop:1") is None
 
 
+def test_a_claim_that_was_under_way_at_the_promotion_keeps_the_old_version() -> None:
+    world = ready_world()
+    world.spec = app_spec("shop:2")
+    while world.current != "shop:2":
+        world.step()
+    world.step()
+    assert world.replicas("shop:1") == 1
+    world.queues = [tasks("running", 1, "shop:1")]
+    world.settle()
+    assert world.replicas("shop:1") == 1
+
+
 def test_a_version_that_does_not_start_leaves_the_old_one_serving() -> None:
     world = ready_world(Pool(min=2))
     world.starts = False

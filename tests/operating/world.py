@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from rowlock.fleet import FleetState, QueueState, RateState, VersionState, WorkerState
 from rowlock_operator.observed import Database, Memory, Migration, Observed, Pod, Workload
 from rowlock_operator.plan import (
+    RETIRE_AFTER_S,
     Action,
     Apply,
     CreateJob,
@@ -124,10 +125,12 @@ class World:
         self.now += seconds
         return planned.actions
 
-    def settle(self, rounds: int = 12) -> None:
-        """Rounds until nothing is left to do. Fails when it never ends."""
+    def settle(self, rounds: int = 40) -> None:
+        """Rounds until nothing is done for longer than anything waits. Fails if that never is."""
+        quiet = 0
         for _ in range(rounds):
-            if not self.step():
+            quiet = 0 if self.step() else quiet + 1
+            if quiet * 5 > RETIRE_AFTER_S:
                 return
         raise AssertionError(f"still at it after {rounds} rounds: {self.log[-6:]}")
 

@@ -317,8 +317,10 @@ def _trouble(pod: dict[str, Any]) -> str:
         if waiting and waiting.get("reason") not in WAITING_IS_FINE:
             text = said or waiting.get("message") or ""
             return f"{waiting.get('reason')}: {text}"[-MOST_MESSAGE:]
-        if ended and ended.get("exitCode") != 0:
-            return f"exit code {ended.get('exitCode')}: {said}"[-MOST_MESSAGE:]
+        # Up again after a failure, and not ready: that is the same trouble still.
+        failed = ended or ({} if one.get("ready") else last)
+        if failed and failed.get("exitCode") != 0:
+            return f"exit code {failed.get('exitCode')}: {said}"[-MOST_MESSAGE:]
     return ""
 
 

@@ -19,6 +19,9 @@ from rowlock_operator.spec import Pool, hash_of
 MIGRATION_AGAIN_S = 60.0
 """A Job that failed is tried again after this."""
 WINDOW_S = 60.0
+RETIRE_AFTER_S = 30.0
+"""So long nothing must be pinned to an old version before its workers go: a claim under way
+when the new one was promoted shows itself within that."""
 
 
 # --- actions
@@ -267,7 +270,11 @@ def _retire(
                 actions.append(DeleteDeployment(workload.name))
             continue
         if progress.promoted and not unfinished.get(workload.version, 0):
-            actions.append(DeleteDeployment(workload.name))
+            before = seen.memory.get(workload.name, Memory())
+            done_at = before.busy_at or seen.now
+            if seen.now - done_at >= RETIRE_AFTER_S:
+                actions.append(DeleteDeployment(workload.name))
+            memory[workload.name] = replace(before, busy_at=done_at)
             continue
         # A pool that is gone from the spec serves on for its old version as it did.
         shape = pool or Pool(name=workload.pool, min=1, max=max(1, workload.replicas))
@@ -280,6 +287,7 @@ def _retire(
             window_s=window_s,
             floor=1,
         )
+        memory[workload.name] = replace(memory[workload.name], busy_at=seen.now)
         wanted[workload.name] = number
         actions += _resize(seen, workload, number)
     return actions

@@ -2,9 +2,9 @@
 
 Ready              True: AllPoolsReady.  False: Paused, SecretMissing, SecretKeyMissing,
                    DatabaseUnreachable, Migrating, MigrationFailed, RolloutInProgress,
-                   RolloutFailed
-Progressing        True: Migrating, RolloutInProgress.  False: Complete, Paused, Waiting,
-                   MigrationFailed, RolloutFailed
+                   WorkersFailing, RolloutFailed
+Progressing        True: Migrating, RolloutInProgress, WorkersFailing.  False: Complete, Paused,
+                   Waiting, MigrationFailed, RolloutFailed
 Migrated           True: SchemaCurrent.  False: MigrationPending, MigrationRunning,
                    MigrationFailed.  Unknown: DatabaseUnreachable
 DatabaseReachable  True: Connected.  False: SecretMissing, SecretKeyMissing, ConnectionFailed,
@@ -50,6 +50,7 @@ TROUBLE = {
     "OperatorOutdated",
     "DatabaseUnreachable",
     "MigrationFailed",
+    "WorkersFailing",
     "RolloutFailed",
 }
 
@@ -86,13 +87,14 @@ def status_of(seen: Observed, progress: Progress) -> dict[str, Any]:
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
-    """Conditions that turned, or turned for another reason."""
+    """Conditions that turned, or for another reason; of several with one reason the first."""
     old = {one["type"]: (one["status"], one["reason"]) for one in before.get("conditions", ())}
-    return [
-        Change(one["type"], one["status"], one["reason"], one["message"])
-        for one in after["conditions"]
-        if old.get(one["type"]) != (one["status"], one["reason"])
-    ]
+    turned: dict[str, Change] = {}
+    for one in after["conditions"]:
+        if old.get(one["type"]) != (one["status"], one["reason"]):
+            change = Change(one["type"], one["status"], one["reason"], one["message"])
+            turned.setdefault(change.reason, change)
+    return list(turned.values())
 
 
 def _verdicts(seen: Observed, progress: Progress) -> dict[str, Verdict]:
@@ -102,7 +104,7 @@ def _verdicts(seen: Observed, progress: Progress) -> dict[str, Verdict]:
     version = seen.spec.version
     if hindered is not None:
         ready = Verdict("False", hindered.reason, hindered.message)
-        going = hindered.reason in ("Migrating", "RolloutInProgress")
+        going = hindered.reason in _GOING
         reason = hindered.reason if going or hindered.reason in _ENDS else "Waiting"
         progressing = Verdict("True" if going else "False", reason, hindered.message)
     else:
@@ -116,6 +118,7 @@ def _verdicts(seen: Observed, progress: Progress) -> dict[str, Verdict]:
     }
 
 
+_GOING = ("Migrating", "RolloutInProgress", "WorkersFailing")
 _ENDS = ("Paused", "MigrationFailed", "RolloutFailed")
 
 
@@ -164,7 +167,7 @@ def _hindered(
         is_stuck = any(w.stuck for w in seen.workloads if w.version == spec.version)
         if progress.stuck:
             message = f"workers of version {spec.version} do not start: {'; '.join(progress.stuck)}"
-            reason = "RolloutFailed" if is_stuck else "RolloutInProgress"
+            reason = "RolloutFailed" if is_stuck else "WorkersFailing"
             return Verdict("False", reason, message + meanwhile)
         message = f"workers of version {spec.version} are starting{meanwhile}"
         return Verdict("False", "RolloutInProgress", message)
@@ -177,7 +180,7 @@ def _phase(seen: Observed, verdicts: dict[str, Verdict]) -> str:
         return "Ready"
     if reason == "Migrating":
         return "Migrating"
-    if reason == "RolloutInProgress":
+    if reason in ("RolloutInProgress", "WorkersFailing"):
         return "Progressing"
     if reason == "Paused":
         return "Paused"

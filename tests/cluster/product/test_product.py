@@ -171,7 +171,8 @@ def test_an_image_that_cant_start_leaves_the_old_workers_serving_and_says_why(
     shop = open_shop
     shop.apply(shop.images.broken)
     until(lambda: "nowhere" in shop.condition("Ready").get("message", ""), why=shop.story)
-    assert shop.condition("Ready")["reason"] in ("RolloutInProgress", "RolloutFailed")
+    assert shop.condition("Ready")["reason"] in ("WorkersFailing", "RolloutFailed")
+    until(lambda: "nowhere" in shop.events().get("WorkersFailing", ""), why=shop.story)
     assert shop.sql("select rowlock.current_version('shop')") == [(shop.images.shop_1,)]
     shop.start(3)
     shop.wait_finished(3)
