@@ -22,11 +22,14 @@ from rowlock_operator.main import run, settings_from_environment
 )
 @log_options
 def operator_command(port: int, log_format: str, log_level: str) -> None:
-    """Run Rowlock's operator for Kubernetes (in a cluster, or with KUBECONFIG).
+    """Run the operator for Kubernetes.
+
+    In a cluster, or with KUBECONFIG. ROWLOCK_OPERATOR_NAMESPACE names the namespaces it looks
+    after, with commas between them; all if empty.
 
     \b
     Example:
-      ROWLOCK_OPERATOR_NAMESPACE=shop rowlock operator
+      rowlock operator --port 8080
     """
     logs.set_up(level=log_level, style=log_format)
     for chatty in ("aiohttp.access", "kopf.activities.probe", "kopf.objects", "httpx2"):
