@@ -108,7 +108,7 @@ def test_every_rule_explains_itself(schema: dict[str, Any]) -> None:
     rules = [
         rule for _, node in _nodes(schema, "") for rule in node.get("x-kubernetes-validations", [])
     ]
-    assert len(rules) == 4
+    assert len(rules) == 5
     for rule in rules:
         assert len(rule["message"].split()) > 5, rule["rule"]
 

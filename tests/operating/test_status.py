@@ -112,6 +112,27 @@ def test_an_image_that_does_not_start_says_why() -> None:
     assert conditions(status(world))["Progressing"] == ("False", "RolloutFailed")
 
 
+def test_a_roll_within_a_version_is_not_ready_while_the_old_pod_serves() -> None:
+    world = ready_world()
+    name = world.spec.deployment("default", "shop:1")
+    world.workloads[name] = replace(world.workloads[name], total=2, updated=1, ready=1)
+    assert conditions(status(world))["Ready"] == ("False", "RolloutInProgress")
+
+
+def test_what_kubernetes_refuses_is_said() -> None:
+    world = ready_world()
+    found = status(world, refusal="Apply Deployment x was refused: exceeded quota")
+    assert conditions(found)["Ready"] == ("False", "Refused")
+    assert "exceeded quota" in message(found, "Ready")
+
+
+def test_an_app_of_another_name_is_hinted_at() -> None:
+    world = World(app_spec(app="sohp"))
+    for _ in range(4):
+        world.step()
+    assert "set spec.app" in message(status(world), "Ready")
+
+
 def test_times_stay_while_nothing_turns_and_only_turns_are_told() -> None:
     world = ready_world()
     first = status(world)

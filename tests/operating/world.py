@@ -59,11 +59,14 @@ class World:
     migration_fails: bool = False
     starts: bool = True
     """Whether pods come up."""
+    stuck_pools: set[str] = field(default_factory=set)
+    """Pools whose pods do not, for versions that are not there yet."""
     workloads: dict[str, Workload] = field(default_factory=dict)
     jobs: dict[str, Migration] = field(default_factory=dict)
     versions: dict[str, float] = field(default_factory=dict)
     """By name, when it was registered or promoted last."""
     promoted: str | None = None
+    ever_promoted: set[str] = field(default_factory=set)
     queues: list[QueueState] = field(default_factory=list)
     rates: list[RateState] = field(default_factory=list)
     workers: list[WorkerState] = field(default_factory=list)
@@ -88,7 +91,14 @@ class World:
             queues=tuple(self.queues),
             workers=tuple(self.workers),
             versions=tuple(
-                VersionState("shop", name, EPOCH, None, name == self.current, self.unfinished(name))
+                VersionState(
+                    "shop",
+                    name,
+                    EPOCH,
+                    EPOCH if name in self.ever_promoted else None,
+                    name == self.current,
+                    self.unfinished(name),
+                )
                 for name in self.versions
             ),
             rates=tuple(self.rates),
@@ -169,6 +179,7 @@ class World:
             case Promote(_, version):
                 assert version in self.versions
                 self.promoted = version
+                self.ever_promoted.add(version)
 
     def _let_happen(self) -> None:
         for name, job in self.jobs.items():
@@ -183,8 +194,12 @@ class World:
                 )
         for name, workload in self.workloads.items():
             came_up = self.starts or workload.version in self.versions
+            if workload.pool in self.stuck_pools and not workload.ready:
+                came_up = False
             ready = workload.replicas if came_up else 0
-            self.workloads[name] = replace(workload, ready=ready, updated=ready)
+            self.workloads[name] = replace(
+                workload, ready=ready, updated=workload.replicas, total=workload.replicas
+            )
             if ready and workload.version not in self.versions:
                 self.versions[workload.version] = self.now
 

@@ -49,6 +49,8 @@ class Settings:
     """How long one attempt to connect may take."""
 
     def __post_init__(self) -> None:
+        # A secret made of a file ends with a newline.
+        object.__setattr__(self, "database_url", self.database_url.strip())
         for name in ("lease_seconds", "poll_seconds", "connect_timeout_seconds"):
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"{name} must be more than 0, not {getattr(self, name)}")

@@ -92,8 +92,8 @@ class Cluster:
     async def app(self, namespace: str, name: str) -> dict[str, Any] | None:
         return await self._get(App, namespace, name)
 
-    async def database_url(self, spec: AppSpec) -> str:
-        """From the app's secret. Raises SecretMissing."""
+    async def database_url(self, spec: AppSpec) -> tuple[str, str]:
+        """From the app's secret, with the secret's version. Raises SecretMissing."""
         secret = await self._get(Secret, spec.namespace, spec.secret)
         if secret is None:
             raise SecretMissing(
@@ -111,7 +111,7 @@ class Cluster:
                 "SecretKeyMissing",
                 f"secret {spec.secret} has no key {spec.secret_key} with the database's URL",
             )
-        return url
+        return url, str(_meta(secret).get("resourceVersion", ""))
 
     async def children(
         self, spec: AppSpec
@@ -252,6 +252,7 @@ def _workload(body: dict[str, Any]) -> Workload:
         pool=_labels(body).get(POOL_LABEL, ""),
         version=_annotations(body).get(VERSION_ANNOTATION, ""),
         replicas=body["spec"].get("replicas", 1),
+        total=status.get("replicas") or 0,
         ready=status.get("readyReplicas") or 0,
         updated=status.get("updatedReplicas") or 0,
         template_hash=_annotations(body).get(TEMPLATE_ANNOTATION, ""),

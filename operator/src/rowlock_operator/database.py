@@ -23,11 +23,11 @@ class Databases:
         self._readers: dict[str, FleetReader] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
-    async def look(self, url: str, app: str) -> Database:
+    async def look(self, url: str, app: str, *, pgbouncer: bool) -> Database:
         """The state of one app."""
         try:
             async with self._lock(url):
-                return Database(fleet=await self._reader(url).read(app))
+                return Database(fleet=await self._reader(url, pgbouncer).read(app))
         except SchemaTooOld:
             return Database(needs_migration=True)
         except SchemaTooNew as error:
@@ -41,21 +41,23 @@ class Databases:
     async def promote(self, url: str, app: str, version: str) -> None:
         """Let a version take all runs that are not pinned yet."""
         async with self._lock(url):
-            await self._reader(url).promote(app, version)
+            await self._reader(url, False).promote(app, version)
 
     async def keep_only(self, urls: set[str]) -> None:
         """Close the connections to all other databases."""
-        for url in self._readers.keys() - urls:
+        for url in list(self._readers.keys() - urls):
             async with self._lock(url):
-                await self._readers.pop(url).close()
+                reader = self._readers.pop(url, None)
+                if reader is not None:
+                    await reader.close()
             self._locks.pop(url, None)
 
     async def close(self) -> None:
         await self.keep_only(set())
 
-    def _reader(self, url: str) -> FleetReader:
+    def _reader(self, url: str, pgbouncer: bool) -> FleetReader:
         if url not in self._readers:
-            self._readers[url] = FleetReader(Settings(database_url=url))
+            self._readers[url] = FleetReader(Settings(database_url=url, pgbouncer=pgbouncer))
         return self._readers[url]
 
     def _lock(self, url: str) -> asyncio.Lock:

@@ -16,6 +16,7 @@ import kopf
 from rowlock_operator.reconciler import Reconciler
 from rowlock_operator.spec import API_VERSION, APP_LABEL, GROUP, PLURAL
 
+CHILDREN = (("apps", "v1", "deployments"), ("batch", "v1", "jobs"), ("", "v1", "pods"))
 PULSE_S = 180.0
 """Without a listing of all apps for so long the operator counts as dead, and is restarted."""
 
@@ -35,6 +36,9 @@ def registry(reconciler: Reconciler) -> kopf.OperatorRegistry:
         # Without these a broken connection to the API server may hang for ever.
         settings.watching.server_timeout = 270
         settings.watching.client_timeout = 300
+        # All pods of a cluster are none of our business, and would fill our memory.
+        for child in CHILDREN:
+            settings.watching.label_selectors[child] = APP_LABEL
 
     @kopf.on.login(registry=handlers)
     async def login(**known: Any) -> kopf.ConnectionInfo | None:
@@ -55,11 +59,7 @@ def registry(reconciler: Reconciler) -> kopf.OperatorRegistry:
     async def child_changed(namespace: str | None, labels: Any, **_: Any) -> None:
         reconciler.hear(namespace or "", labels[APP_LABEL])
 
-    for group, version, plural in (
-        ("apps", "v1", "deployments"),
-        ("batch", "v1", "jobs"),
-        ("", "v1", "pods"),
-    ):
+    for group, version, plural in CHILDREN:
         kopf.on.event(group, version, plural, labels={APP_LABEL: kopf.PRESENT}, registry=handlers)(
             child_changed
         )
@@ -67,7 +67,7 @@ def registry(reconciler: Reconciler) -> kopf.OperatorRegistry:
     @kopf.on.probe(id="pulse", errors=kopf.ErrorsMode.PERMANENT, registry=handlers)
     async def pulse(**_: Any) -> str:
         silence_s = time.monotonic() - reconciler.last_listing
-        if reconciler.last_listing and silence_s > PULSE_S:
+        if silence_s > PULSE_S:
             raise RuntimeError(f"no listing of the apps for {silence_s:.0f} s")
         return "ok"
 

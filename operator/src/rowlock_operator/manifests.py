@@ -10,6 +10,7 @@ from rowlock_operator.spec import (
     HASH_LABEL,
     IMAGE_ANNOTATION,
     POOL_LABEL,
+    SECRET_ANNOTATION,
     TEMPLATE_ANNOTATION,
     VERSION_ANNOTATION,
     AppSpec,
@@ -103,12 +104,13 @@ def migration_job(spec: AppSpec) -> Manifest:
                     {
                         "name": "migrate",
                         "args": ["migrate", f"--report={REPORT_FILE}"],
-                        "env": [_database_url(spec)],
                         "resources": {
                             "requests": {"cpu": "50m", "memory": "96Mi"},
                             "limits": {"memory": "256Mi"},
                         },
                     },
+                    # It is placed and configured as workers are.
+                    spec.pools[0].template,
                 )
                 | {"restartPolicy": "Never"},
             },
@@ -116,8 +118,19 @@ def migration_job(spec: AppSpec) -> Manifest:
     }
 
 
+OURS = ("ROWLOCK_VERSION", "ROWLOCK_DATABASE_URL")
+TMP = "tmp"
+PLACING = (
+    "nodeSelector",
+    "tolerations",
+    "affinity",
+    "topologySpreadConstraints",
+    "priorityClassName",
+    "serviceAccountName",
+)
+
+
 def _worker_pod(spec: AppSpec, pool: Pool, selector: dict[str, str]) -> Manifest:
-    more = pool.template
     arguments = ["worker", *([spec.target] if spec.target else [])]
     arguments += [f"--processes={pool.processes}", f"--slots={pool.slots}"]
     arguments += [f"--grace={pool.grace_s}", f"--health-port={HEALTH_PORT}"]
@@ -126,13 +139,7 @@ def _worker_pod(spec: AppSpec, pool: Pool, selector: dict[str, str]) -> Manifest
     container: Manifest = {
         "name": "worker",
         "args": arguments,
-        # Ours come last: of two variables with one name, the later counts.
-        "env": [
-            *more.get("env", ()),
-            {"name": "ROWLOCK_VERSION", "value": spec.version},
-            _database_url(spec),
-        ],
-        "envFrom": more.get("envFrom", []),
+        "env": [{"name": "ROWLOCK_VERSION", "value": spec.version}],
         "ports": [{"name": "http", "containerPort": HEALTH_PORT}],
         # /livez alone decides about restarts: a worker that waits for its database is alive.
         "livenessProbe": _probe("/livez", period_s=10, failures=6),
@@ -142,32 +149,25 @@ def _worker_pod(spec: AppSpec, pool: Pool, selector: dict[str, str]) -> Manifest
             "requests": {"cpu": "100m", "memory": "128Mi"},
             "limits": {"memory": "512Mi"},
         },
-        "volumeMounts": more.get("volumeMounts", []),
     }
-    pod = _pod(spec, container)
-    pod["volumes"] += more.get("volumes", [])
+    more = pool.template
+    pod = _pod(spec, container, more)
     pod["terminationGracePeriodSeconds"] = pool.grace_s + DRAIN_MARGIN_S
-    for name in (
-        "nodeSelector",
-        "tolerations",
-        "affinity",
-        "topologySpreadConstraints",
-        "priorityClassName",
-        "serviceAccountName",
-    ):
-        if name in more:
-            pod[name] = more[name]
     return {
         "metadata": {
             "labels": more.get("labels", {}) | labels(spec, "worker") | selector,
-            "annotations": more.get("annotations", {}),
+            "annotations": more.get("annotations", {}) | {SECRET_ANNOTATION: spec.secret_version},
         },
         "spec": pod,
     }
 
 
-def _pod(spec: AppSpec, container: Manifest) -> Manifest:
-    """A pod that satisfies the restricted Pod Security Standard, around a container."""
+def _pod(spec: AppSpec, container: Manifest, more: Manifest) -> Manifest:
+    """A pod that satisfies the restricted Pod Security Standard, around a container.
+
+    ``more``: a pool's template. What it names like something of ours is left out: the API server
+    refuses two of one name.
+    """
     container = {
         "image": spec.image,
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -178,9 +178,15 @@ def _pod(spec: AppSpec, container: Manifest) -> Manifest:
         },
         **container,
     }
+    container["env"] = [
+        *(one for one in more.get("env", ()) if one["name"] not in OURS),
+        *container.get("env", ()),
+        _database_url(spec),
+    ]
+    container["envFrom"] = more.get("envFrom", [])
     container["volumeMounts"] = [
-        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 (an emptyDir)
-        *container.get("volumeMounts", []),
+        {"name": TMP, "mountPath": "/tmp"},  # noqa: S108 (an emptyDir)
+        *(one for one in more.get("volumeMounts", ()) if one["mountPath"].rstrip("/") != "/tmp"),  # noqa: S108
     ]
     if spec.pull_policy is not None:
         container["imagePullPolicy"] = spec.pull_policy
@@ -194,8 +200,12 @@ def _pod(spec: AppSpec, container: Manifest) -> Manifest:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [container],
-        "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}}],
+        "volumes": [
+            {"name": TMP, "emptyDir": {"sizeLimit": "256Mi"}},
+            *(one for one in more.get("volumes", ()) if one["name"] != TMP),
+        ],
     }
+    pod |= {name: more[name] for name in PLACING if name in more}
     if spec.pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in spec.pull_secrets]
     return pod

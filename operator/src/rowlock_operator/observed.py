@@ -17,6 +17,8 @@ class Workload:
     pool: str
     version: str
     replicas: int
+    total: int = 0
+    """Pods there are, of its old template too."""
     ready: int = 0
     updated: int = 0
     template_hash: str = ""
@@ -89,3 +91,5 @@ class Observed:
     """As the object has it now: conditions keep their times."""
     memory: dict[str, Memory] = field(default_factory=dict)
     """By Deployment."""
+    refusal: str = ""
+    """What Kubernetes refused in the last round, and why."""

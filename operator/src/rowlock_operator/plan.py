@@ -113,13 +113,13 @@ def plan(seen: Observed, *, window_s: float = WINDOW_S) -> Plan:
     actions += _migrate(seen, migration, migrated)
     memory: dict[str, Memory] = {}
     wanted: dict[str, int] = {}
-    if migrated:
-        for pool in seen.spec.pools:
-            actions += _serve(seen, pool, progress, memory, wanted, window_s)
+    for pool in seen.spec.pools:
+        actions += _serve(seen, pool, progress, memory, wanted, window_s)
     actions += _retire(seen, progress, memory, wanted, window_s)
     if progress.pools_ready and progress.registered and not progress.promoted:
         actions.append(Promote(seen.spec.app, seen.spec.version))
-    kept = {name: memory.get(name, old) for name, old in seen.memory.items()}
+    there = {workload.name for workload in seen.workloads}
+    kept = {name: old for name, old in seen.memory.items() if name in there}
     return Plan(tuple(actions), kept | memory, replace(progress, wanted=wanted))
 
 
@@ -135,26 +135,24 @@ def _is_migrated(database: Database, job: Migration | None) -> bool | None:
     """Whether the schema fits the image. The database decides; a Job only says what is needed."""
     if database.fleet is None and not database.needs_migration:
         return None
-    if job is None or not job.succeeded or job.level is None:
+    if job is None or not job.succeeded or database.fleet is None:
         return False
-    return database.fleet is not None and database.fleet.schema_level >= job.level
+    # Without a pod the Job can't say which level it reached; that it did is known.
+    return job.level is None or database.fleet.schema_level >= job.level
 
 
 def _migrate(seen: Observed, job: Migration | None, migrated: bool | None) -> list[Action]:
-    outdated: list[Action] = [
-        DeleteJob(other.name)
-        for other in seen.migrations
-        if other.name != seen.spec.migration_job and (other.succeeded or other.failed)
-    ]
     if migrated is None:
         return []
+    others = [other for other in seen.migrations if other.name != seen.spec.migration_job]
+    outdated: list[Action] = [DeleteJob(other.name) for other in others]
     if job is None:
-        # One at a time: an older image's Job is let end first.
-        busy = any(not (other.succeeded or other.failed) for other in seen.migrations)
-        return outdated if busy else [*outdated, CreateJob(manifests.migration_job(seen.spec))]
-    again = job.failed and seen.now - (job.finished_at or 0.0) >= MIGRATION_AGAIN_S
-    undone = job.succeeded and migrated is False
-    if again or undone:
+        # One at a time. Another image's that still runs is stopped first: it may never end, and
+        # its migration is a transaction.
+        is_busy = any(not (other.succeeded or other.failed) for other in others)
+        return outdated if is_busy else [*outdated, CreateJob(manifests.migration_job(seen.spec))]
+    came_to_nothing = job.failed or (job.succeeded and migrated is False)
+    if came_to_nothing and seen.now - (job.finished_at or 0.0) >= MIGRATION_AGAIN_S:
         outdated.append(DeleteJob(job.name))
     return outdated
 
@@ -177,7 +175,8 @@ def _progress(seen: Observed, migration: Migration | None, migrated: bool | None
         migrated=migrated,
         migration=migration,
         registered=mine is not None,
-        promoted=mine is not None and mine.is_current,
+        # Before anything was promoted the newest that registered is current: that does not count.
+        promoted=mine is not None and mine.is_current and mine.promoted_at is not None,
         pools_ready=ready,
         stuck=tuple(sorted(troubles - {""})) or (("no pod became ready",) if is_stuck else ()),
     )
@@ -188,7 +187,8 @@ def _is_ready(workload: Workload | None, pool: Pool, version: str, seen: Observe
         return False
     if workload.template_hash != manifests.template_hash(seen.spec, pool):
         return False
-    return workload.replicas == 0 or min(workload.ready, workload.updated) >= 1
+    # While others are there still, those that are ready may be the old ones.
+    return workload.total == workload.updated and (workload.replicas == 0 or workload.ready >= 1)
 
 
 def _serve(
@@ -202,6 +202,8 @@ def _serve(
     spec, fleet = seen.spec, seen.database.fleet
     name = spec.deployment(pool.name, spec.version)
     there = next((w for w in seen.workloads if w.name == name), None)
+    if there is None and not progress.migrated:
+        return []
     current = there.replicas if there else max(pool.min, 1)
     if fleet is None:
         number = current
@@ -219,9 +221,10 @@ def _serve(
             floor=floor,
         )
     wanted[name] = number
-    if there is None or there.template_hash != manifests.template_hash(spec, pool):
+    is_other = there is None or there.template_hash != manifests.template_hash(spec, pool)
+    if progress.migrated and is_other:
         return [Apply(manifests.deployment(spec, pool, number))]
-    return _resize(seen, there, number)
+    return [] if there is None else _resize(seen, there, number)
 
 
 def _resize(seen: Observed, there: Workload, number: int) -> list[Action]:
@@ -265,11 +268,12 @@ def _retire(
     actions: list[Action] = []
     for workload in seen.workloads:
         pool = spec.pool(workload.pool)
-        if workload.version == spec.version:
-            if pool is None and progress.promoted:
-                actions.append(DeleteDeployment(workload.name))
+        is_old = workload.version != spec.version
+        if pool is not None and not is_old:
             continue
-        if progress.promoted and not unfinished.get(workload.version, 0):
+        # Whoever takes its place must serve first.
+        replaced = progress.promoted and progress.pools_ready
+        if replaced and not (is_old and unfinished.get(workload.version, 0)):
             before = seen.memory.get(workload.name, Memory())
             done_at = before.busy_at or seen.now
             if seen.now - done_at >= RETIRE_AFTER_S:

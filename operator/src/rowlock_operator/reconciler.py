@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx2
@@ -56,9 +56,10 @@ class Reconciler:
         self._databases = Databases()
         self._urls: dict[Key, str] = {}
         self._memory: dict[Key, dict[str, Memory]] = {}
+        self._refusals: dict[Key, str] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._heard: dict[Key, asyncio.Event] = {}
-        self.last_listing: float = 0.0
+        self.last_listing = time.monotonic()
         """When all apps were last listed (monotonic): the operator's pulse."""
 
     def hear(self, namespace: str, name: str) -> None:
@@ -108,7 +109,9 @@ class Reconciler:
                         await heard.wait()
         finally:
             self._tasks.pop(key, None)
+            self._heard.pop(key, None)
             self._memory.pop(key, None)
+            self._refusals.pop(key, None)
             self._urls.pop(key, None)
             await self._databases.keep_only(set(self._urls.values()))
 
@@ -117,17 +120,18 @@ class Reconciler:
         body = await self._cluster.app(*key)
         if body is None or body["metadata"].get("deletionTimestamp"):
             return False
-        spec = AppSpec.of(body)
+        spec, database = await self._database(key, AppSpec.of(body))
         workloads, migrations, pods = await self._cluster.children(spec)
         seen = Observed(
             spec=spec,
             now=time.time(),
-            database=await self._database(key, spec),
+            database=database,
             workloads=workloads,
             migrations=migrations,
             pods=pods,
             status=body.get("status") or {},
             memory=self._memory.get(key, {}),
+            refusal=self._refusals.get(key, ""),
         )
         planned = plan(seen, window_s=self._settings.window_s)
         self._memory[key] = planned.memory
@@ -136,26 +140,34 @@ class Reconciler:
         await self._act(key, spec, planned.actions)
         return True
 
-    async def _database(self, key: Key, spec: AppSpec) -> Database:
+    async def _database(self, key: Key, spec: AppSpec) -> tuple[AppSpec, Database]:
+        """What is known of the database; and the spec with the version of its secret."""
         try:
-            url = await self._cluster.database_url(spec)
+            url, version = await self._cluster.database_url(spec)
         except SecretMissing as missing:
             self._urls.pop(key, None)
-            return Database(reachable=False, reason=missing.reason, trouble=str(missing))
-        self._urls[key] = url
-        return await self._databases.look(url, spec.app)
+            return spec, Database(reachable=False, reason=missing.reason, trouble=str(missing))
+        if self._urls.get(key) != url:
+            self._urls[key] = url
+            await self._databases.keep_only(set(self._urls.values()))
+        database = await self._databases.look(url, spec.app, pgbouncer=spec.pgbouncer)
+        return replace(spec, secret_version=version), database
 
     async def _act(self, key: Key, spec: AppSpec, actions: Sequence[Any]) -> None:
+        """Carry out one after the other; what is refused must not hold up the rest."""
+        refusals = []
         for action in actions:
             log.info("%s/%s: %s", *key, _brief(action))
-            if isinstance(action, Promote):
-                try:
+            try:
+                if isinstance(action, Promote):
                     await self._databases.promote(self._urls[key], action.app, action.version)
-                except RowlockError as error:
-                    log.warning("%s/%s: not promoted: %s", *key, error)
-            else:
-                await self._cluster.carry_out(spec, action)
-        if actions:
+                else:
+                    await self._cluster.carry_out(spec, action)
+            except (ApiError, RowlockError) as error:
+                log.warning("%s/%s: %s was refused: %s", *key, _brief(action), error)
+                refusals.append(f"{_brief(action)} was refused: {error}")
+        self._refusals[key] = "; ".join(refusals)
+        if actions and not refusals:
             self._heard[key].set()  # look at what came of it
 
     async def _say(self, seen: Observed, status: dict[str, Any]) -> None:

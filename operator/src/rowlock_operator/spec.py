@@ -17,6 +17,7 @@ HASH_LABEL = f"{GROUP}/version-hash"
 VERSION_ANNOTATION = f"{GROUP}/version"
 TEMPLATE_ANNOTATION = f"{GROUP}/template-hash"
 IMAGE_ANNOTATION = f"{GROUP}/image"
+SECRET_ANNOTATION = f"{GROUP}/secret-version"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,8 @@ class AppSpec:
     version: str
     secret: str
     secret_key: str = "url"  # noqa: S105 (where it stands)
+    secret_version: str = ""
+    """Of the secret as it was read: when it changes, workers must be started anew."""
     migration_timeout_s: int = 600
     pools: tuple[Pool, ...] = (Pool(),)
     paused: bool = False
@@ -112,7 +115,14 @@ class AppSpec:
 
         Pods add 17 characters to it, and a pod's host name ends after 63.
         """
-        return f"{self.name}-{pool}-{hash_of(version, 6)}"
+        # The whole is hashed: shop-eu's pool default is not shop's pool eu-default.
+        return f"{self.name}-{pool}-{hash_of(f'{self.name}/{pool}/{version}', 6)}"
+
+    @property
+    def pgbouncer(self) -> bool:
+        """Whether the first pool says that the URL leads to PgBouncer."""
+        env = {one["name"]: one.get("value", "") for one in self.pools[0].template.get("env", ())}
+        return str(env.get("ROWLOCK_PGBOUNCER", "")).lower() in ("1", "true", "yes", "on")
 
     @property
     def migration_job(self) -> str:

@@ -2,11 +2,11 @@
 
 Ready              True: AllPoolsReady.  False: Paused, SecretMissing, SecretKeyMissing,
                    DatabaseUnreachable, Migrating, MigrationFailed, RolloutInProgress,
-                   WorkersFailing, RolloutFailed
+                   WorkersFailing, RolloutFailed, Refused
 Progressing        True: Migrating, RolloutInProgress, WorkersFailing.  False: Complete, Paused,
                    Waiting, MigrationFailed, RolloutFailed
 Migrated           True: SchemaCurrent.  False: MigrationPending, MigrationRunning,
-                   MigrationFailed.  Unknown: DatabaseUnreachable
+                   MigrationFailed, ImageTooOld.  Unknown: DatabaseUnreachable
 DatabaseReachable  True: Connected.  False: SecretMissing, SecretKeyMissing, ConnectionFailed,
                    OperatorOutdated
 """
@@ -52,6 +52,8 @@ TROUBLE = {
     "MigrationFailed",
     "WorkersFailing",
     "RolloutFailed",
+    "ImageTooOld",
+    "Refused",
 }
 
 
@@ -119,7 +121,7 @@ def _verdicts(seen: Observed, progress: Progress) -> dict[str, Verdict]:
 
 
 _GOING = ("Migrating", "RolloutInProgress", "WorkersFailing")
-_ENDS = ("Paused", "MigrationFailed", "RolloutFailed")
+_ENDS = ("Paused", "MigrationFailed", "ImageTooOld", "RolloutFailed", "Refused")
 
 
 def _database(seen: Observed) -> Verdict:
@@ -137,6 +139,11 @@ def _migrated(seen: Observed, progress: Progress) -> Verdict:
         assert seen.database.fleet is not None
         level = seen.database.fleet.schema_level
         return Verdict("True", "SchemaCurrent", f"the database is at level {level}")
+    if job is not None and job.succeeded and seen.database.needs_migration:
+        why = (
+            f"{seen.spec.image} has migrated, but not as far as this operator can read: upgrade it"
+        )
+        return Verdict("False", "ImageTooOld", why)
     if job is None or job.succeeded:
         return Verdict("False", "MigrationPending", f"a Job for {seen.spec.image} will be started")
     if job.failed:
@@ -160,9 +167,16 @@ def _hindered(
         reason = database.reason if known else "DatabaseUnreachable"
         return Verdict("False", reason, database.message)
     if migrated.status != "True":
-        failed = migrated.reason == "MigrationFailed"
-        reason = "MigrationFailed" if failed else "Migrating"
+        reason = migrated.reason if migrated.reason in _ENDS else "Migrating"
         return Verdict("False", reason, migrated.message + meanwhile)
+    if seen.refusal:
+        return Verdict("False", "Refused", seen.refusal + meanwhile)
+    if progress.pools_ready and not progress.registered:
+        message = (
+            f"pods are ready, but no worker of app {spec.app} has registered with version "
+            f"{spec.version} yet; if this stays, the App in the code has another name: set spec.app"
+        )
+        return Verdict("False", "RolloutInProgress", message)
     if not progress.pools_ready or not progress.promoted:
         is_stuck = any(w.stuck for w in seen.workloads if w.version == spec.version)
         if progress.stuck:
@@ -184,7 +198,7 @@ def _phase(seen: Observed, verdicts: dict[str, Verdict]) -> str:
         return "Progressing"
     if reason == "Paused":
         return "Paused"
-    return "Degraded" if seen.workloads or reason.endswith("Failed") else "Pending"
+    return "Degraded" if seen.workloads or reason in _ENDS else "Pending"
 
 
 def _condition(seen: Observed, type_: str, verdict: Verdict) -> dict[str, Any]:

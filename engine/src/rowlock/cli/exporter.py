@@ -92,6 +92,8 @@ class Exporter:
         self._page = Page()
         self._fresh_until = 0.0
         self._reading = asyncio.Lock()
+        self._late: asyncio.Task[FleetState] | None = None
+        """A reading that nobody waits for any more, and that the next one waits for first."""
 
     async def page(self) -> Page:
         """What there is, or that nothing is known: never what there was."""
@@ -112,13 +114,18 @@ class Exporter:
         clock = asyncio.get_running_loop()
         began = clock.time()
         state, trouble = None, None
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                state = await self._reader.read()
-        except TimeoutError:
+        reading = self._late or asyncio.create_task(self._reader.read())
+        # Not cancelled: to cancel a statement on a hung server takes as long as to wait for it.
+        await asyncio.wait([reading], timeout=PATIENCE_S)
+        if reading.done():
+            self._late = None
+            try:
+                state = reading.result()
+            except RowlockError as error:
+                trouble = str(error)
+        else:
+            self._late = reading
             trouble = f"it did not answer within {PATIENCE_S:g} s"
-        except RowlockError as error:
-            trouble = str(error)
         if trouble != self.trouble:
             if trouble is None:
                 log.info("the database answers again")

@@ -67,6 +67,7 @@ def conninfo(settings: Settings, purpose: str) -> str:
             "ROWLOCK_DATABASE_URL is not a connection string that libpq understands; it should "
             "look like postgresql://user@host:5432/name"
         ) from None
+    _refuse_unescaped_password(given)
     lease_ms = int(settings.lease_seconds * 1000)
     defaults: dict[str, Any] = {
         "application_name": f"rowlock {purpose}",
@@ -84,6 +85,20 @@ def conninfo(settings: Settings, purpose: str) -> str:
             filter(None, [str(given.get("options") or ""), *_options(settings, purpose)])
         )
     return make_conninfo("", **merged)
+
+
+def _refuse_unescaped_password(given: Mapping[str, Any]) -> None:
+    """An @, / or : in a password that is not escaped makes a host or port of its rest.
+
+    PostgreSQL's client would name that host in its error, and so half of the password in a log.
+    """
+    hosts = str(given.get("host") or "").split(",")
+    ports = str(given.get("port") or "").split(",")
+    if any("@" in host[1:] for host in hosts) or any(p and not p.isdigit() for p in ports):
+        raise ConfigurationError(
+            "ROWLOCK_DATABASE_URL has a host or port that can't be one. If the user's name or "
+            "password has special characters, percent-encode them: @ is %40, : is %3A, / is %2F"
+        )
 
 
 def _options(settings: Settings, purpose: str) -> list[str]:
