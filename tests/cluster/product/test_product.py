@@ -156,8 +156,8 @@ def test_a_failing_migration_leaves_the_old_workers_serving_and_says_why(open_sh
     shop = open_shop
     shop.apply(shop.images.refused)
     until(lambda: shop.condition("Ready")["reason"] == "MigrationFailed", why=shop.story)
-    assert "lease_seconds" in shop.condition("Migrated")["message"]
-    assert "lease_seconds" in shop.events()["MigrationFailed"]
+    assert "poll_seconds" in shop.condition("Migrated")["message"]
+    assert "poll_seconds" in shop.events()["MigrationFailed"]
     assert shop.deployments() == {shop.images.shop_1: 1}
     shop.start(3)
     shop.wait_finished(3)
