@@ -85,8 +85,8 @@ class Sandbox:
         """The ids of all living processes in it, containers' included."""
         found: set[int] = set()
         for group in self.groups():
-            for file in [group / "cgroup.procs", *group.rglob("cgroup.procs")]:
-                found.update(_ids(file))
+            for folder, _, _ in os.walk(group):  # it passes over what vanishes meanwhile
+                found.update(_ids(Path(folder) / "cgroup.procs"))
         return sorted(found)
 
     def groups(self) -> list[Path]:
@@ -177,7 +177,7 @@ def _delegate(group: Path) -> None:
 
 
 def _remove_tree(group: Path) -> None:
-    below = sorted((path for path in group.rglob("*/") if path.is_dir()), reverse=True)
+    below = sorted((Path(folder) for folder, _, _ in os.walk(group)), reverse=True)[:-1]
     for folder in [*below, group]:
         try:
             folder.rmdir()
