@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from operating.world import World, app_spec, tasks
 from rowlock.fleet import RateState, WorkerState
 from rowlock_operator import manifests
-from rowlock_operator.observed import Migration, Pod
-from rowlock_operator.plan import (
+from rowlock_operator.actions import (
     Apply,
     CreateJob,
     DeleteDeployment,
@@ -21,6 +20,7 @@ from rowlock_operator.plan import (
     Scale,
     SetDeletionCost,
 )
+from rowlock_operator.observed import Migration, Pod
 from rowlock_operator.spec import Pool, hash_of
 
 

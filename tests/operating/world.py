@@ -6,20 +6,18 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from rowlock.fleet import FleetState, QueueState, RateState, VersionState, WorkerState
-from rowlock_operator.observed import Database, Memory, Migration, Observed, Pod, Workload
-from rowlock_operator.plan import (
-    RETIRE_AFTER_S,
+from rowlock_operator.actions import (
     Action,
     Apply,
     CreateJob,
     DeleteDeployment,
     DeleteJob,
-    Plan,
     Promote,
     Scale,
     SetDeletionCost,
-    plan,
 )
+from rowlock_operator.observed import Database, Memory, Migration, Observed, Pod, Workload
+from rowlock_operator.plan import RETIRE_AFTER_S, Plan, plan
 from rowlock_operator.spec import (
     HASH_LABEL,
     POOL_LABEL,

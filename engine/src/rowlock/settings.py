@@ -103,9 +103,12 @@ class Settings:
         return self.database_url
 
 
+YES = ("1", "true", "yes", "on")
+
+
 def _read_bool(text: str) -> bool:
     lowered = text.strip().lower()
-    if lowered in ("1", "true", "yes", "on"):
+    if lowered in YES:
         return True
     if lowered in ("0", "false", "no", "off"):
         return False

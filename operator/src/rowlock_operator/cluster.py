@@ -19,15 +19,16 @@ from lightkube import ApiError
 from lightkube.generic_resource import create_namespaced_resource
 from lightkube.types import CascadeType, PatchType
 
-from rowlock_operator.observed import Migration, Pod, Workload
-from rowlock_operator.plan import (
+from rowlock_operator.actions import (
     Apply,
+    ClusterAction,
     CreateJob,
     DeleteDeployment,
     DeleteJob,
     Scale,
     SetDeletionCost,
 )
+from rowlock_operator.observed import Migration, Pod, Workload
 from rowlock_operator.spec import (
     API_VERSION,
     APP_LABEL,
@@ -55,8 +56,6 @@ PodObject = create_namespaced_resource("", "v1", "Pod", "pods")
 Secret = create_namespaced_resource("", "v1", "Secret", "secrets")
 Event = create_namespaced_resource("", "v1", "Event", "events")
 _BY_KIND = {"Deployment": Deployment, "Job": Job}
-
-ClusterAction = Apply | CreateJob | DeleteJob | Scale | SetDeletionCost | DeleteDeployment
 
 
 class SecretMissing(Exception):

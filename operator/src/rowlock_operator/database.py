@@ -6,59 +6,54 @@ One connection for each database, however many apps are kept in it.
 from __future__ import annotations
 
 import asyncio
-import logging
 
-from rowlock.errors import Disconnected, RowlockError, SchemaTooNew, SchemaTooOld
+from rowlock.errors import RowlockError, SchemaTooNew, SchemaTooOld
 from rowlock.fleet import FleetReader
 from rowlock.settings import Settings
 from rowlock_operator.observed import Database
 
-log = logging.getLogger("rowlock.operator")
-
 
 class Databases:
-    """Readers by URL."""
+    """Readers by the settings they connect with."""
 
     def __init__(self) -> None:
-        self._readers: dict[str, FleetReader] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._readers: dict[Settings, FleetReader] = {}
+        self._locks: dict[Settings, asyncio.Lock] = {}
 
-    async def look(self, url: str, app: str, *, pgbouncer: bool) -> Database:
+    async def look(self, where: Settings, app: str) -> Database:
         """The state of one app."""
         try:
-            async with self._lock(url):
-                return Database(fleet=await self._reader(url, pgbouncer).read(app))
+            async with self._lock(where):
+                return Database(fleet=await self._reader(where).read(app))
         except SchemaTooOld:
             return Database(needs_migration=True)
         except SchemaTooNew as error:
             trouble = f"{error} The operator itself must be upgraded."
             return Database(reachable=False, reason="OperatorOutdated", trouble=trouble)
-        except Disconnected as error:
-            return Database(reachable=False, reason="ConnectionFailed", trouble=str(error))
         except RowlockError as error:
             return Database(reachable=False, reason="ConnectionFailed", trouble=str(error))
 
-    async def promote(self, url: str, app: str, version: str) -> None:
+    async def promote(self, where: Settings, app: str, version: str) -> None:
         """Let a version take all runs that are not pinned yet."""
-        async with self._lock(url):
-            await self._reader(url, False).promote(app, version)
+        async with self._lock(where):
+            await self._reader(where).promote(app, version)
 
-    async def keep_only(self, urls: set[str]) -> None:
+    async def keep_only(self, used: set[Settings]) -> None:
         """Close the connections to all other databases."""
-        for url in list(self._readers.keys() - urls):
-            async with self._lock(url):
-                reader = self._readers.pop(url, None)
+        for where in self._readers.keys() - used:
+            async with self._lock(where):
+                reader = self._readers.pop(where, None)
                 if reader is not None:
                     await reader.close()
-            self._locks.pop(url, None)
+            self._locks.pop(where, None)
 
     async def close(self) -> None:
         await self.keep_only(set())
 
-    def _reader(self, url: str, pgbouncer: bool) -> FleetReader:
-        if url not in self._readers:
-            self._readers[url] = FleetReader(Settings(database_url=url, pgbouncer=pgbouncer))
-        return self._readers[url]
+    def _reader(self, where: Settings) -> FleetReader:
+        if where not in self._readers:
+            self._readers[where] = FleetReader(where)
+        return self._readers[where]
 
-    def _lock(self, url: str) -> asyncio.Lock:
-        return self._locks.setdefault(url, asyncio.Lock())
+    def _lock(self, where: Settings) -> asyncio.Lock:
+        return self._locks.setdefault(where, asyncio.Lock())

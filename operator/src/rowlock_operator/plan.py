@@ -8,10 +8,19 @@ that nothing is pinned to any more are removed. Whatever can't be known is left 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from rowlock.fleet import FleetState
 from rowlock_operator import manifests
+from rowlock_operator.actions import (
+    Action,
+    Apply,
+    CreateJob,
+    DeleteDeployment,
+    DeleteJob,
+    Promote,
+    Scale,
+    SetDeletionCost,
+)
 from rowlock_operator.observed import Database, Memory, Migration, Observed, Workload
 from rowlock_operator.scaling import Load, scale
 from rowlock_operator.spec import Pool, hash_of
@@ -22,58 +31,6 @@ WINDOW_S = 60.0
 RETIRE_AFTER_S = 30.0
 """So long nothing must be pinned to an old version before its workers go: a claim under way
 when the new one was promoted shows itself within that."""
-
-
-# --- actions
-
-
-@dataclass(frozen=True, slots=True)
-class Apply:
-    """Create this object, or bring it to this state."""
-
-    manifest: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class CreateJob:
-    """Create a Job; one that is there already is left alone: its template can't be changed."""
-
-    manifest: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteJob:
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    deployment: str
-    replicas: int
-
-
-@dataclass(frozen=True, slots=True)
-class SetDeletionCost:
-    """Which pod goes first when there are too many: the one with the lowest cost."""
-
-    pod: str
-    cost: int
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteDeployment:
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Promote:
-    """Let a version take all runs that are not pinned yet."""
-
-    app: str
-    version: str
-
-
-Action = Apply | CreateJob | DeleteJob | Scale | SetDeletionCost | DeleteDeployment | Promote
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +68,44 @@ def plan(seen: Observed, *, window_s: float = WINDOW_S) -> Plan:
         return Plan(memory=seen.memory, progress=progress)
     actions: list[Action] = []
     actions += _migrate(seen, migration, migrated)
-    memory: dict[str, Memory] = {}
-    wanted: dict[str, int] = {}
+    sizes = _Sizes(seen, window_s)
     for pool in seen.spec.pools:
-        actions += _serve(seen, pool, progress, memory, wanted, window_s)
-    actions += _retire(seen, progress, memory, wanted, window_s)
+        actions += _serve(seen, pool, progress, sizes)
+    actions += _retire(seen, progress, sizes)
     if progress.pools_ready and progress.registered and not progress.promoted:
         actions.append(Promote(seen.spec.app, seen.spec.version))
     there = {workload.name for workload in seen.workloads}
     kept = {name: old for name, old in seen.memory.items() if name in there}
-    return Plan(tuple(actions), kept | memory, replace(progress, wanted=wanted))
+    return Plan(tuple(actions), kept | sizes.memory, replace(progress, wanted=sizes.wanted))
+
+
+class _Sizes:
+    """How many workers each Deployment is to have, found one by one in a round."""
+
+    def __init__(self, seen: Observed, window_s: float) -> None:
+        self._seen = seen
+        self._window_s = window_s
+        self.memory: dict[str, Memory] = {}
+        self.wanted: dict[str, int] = {}
+
+    def find(
+        self, name: str, version: str, pool: Pool, current: int, fleet: FleetState, floor: int
+    ) -> int:
+        """Of the Deployment ``name``, which serves a version of a pool; at least ``floor``."""
+        self.wanted[name], self.memory[name] = scale(
+            pool,
+            load_of(fleet, self._seen.spec.app, version, pool),
+            current,
+            self.remembered(name),
+            now=self._seen.now,
+            window_s=self._window_s,
+            floor=floor,
+        )
+        return self.wanted[name]
+
+    def remembered(self, name: str) -> Memory:
+        """From the rounds before."""
+        return self._seen.memory.get(name, Memory())
 
 
 # --- the schema
@@ -166,7 +151,7 @@ def _progress(seen: Observed, migration: Migration | None, migrated: bool | None
     mine = versions.get(spec.version)
     by_pool = {w.pool: w for w in seen.workloads if w.version == spec.version}
     ready = bool(migrated) and all(
-        _is_ready(by_pool.get(pool.name), pool, spec.version, seen) for pool in spec.pools
+        _is_ready(by_pool.get(pool.name), pool, seen) for pool in spec.pools
     )
     version_hash = hash_of(spec.version, 6)
     troubles = {pod.trouble for pod in seen.pods if pod.version_hash == version_hash}
@@ -182,7 +167,7 @@ def _progress(seen: Observed, migration: Migration | None, migrated: bool | None
     )
 
 
-def _is_ready(workload: Workload | None, pool: Pool, version: str, seen: Observed) -> bool:
+def _is_ready(workload: Workload | None, pool: Pool, seen: Observed) -> bool:
     if workload is None or not workload.is_current:
         return False
     if workload.template_hash != manifests.template_hash(seen.spec, pool):
@@ -195,9 +180,7 @@ def _serve(
     seen: Observed,
     pool: Pool,
     progress: Progress,
-    memory: dict[str, Memory],
-    wanted: dict[str, int],
-    window_s: float,
+    sizes: _Sizes,
 ) -> list[Action]:
     spec, fleet = seen.spec, seen.database.fleet
     name = spec.deployment(pool.name, spec.version)
@@ -206,21 +189,10 @@ def _serve(
         return []
     current = there.replicas if there else max(pool.min, 1)
     if fleet is None:
-        number = current
-    else:
-        # Nothing is asked of a version before it has shown itself: it needs a pod to do so.
-        floor = 0 if progress.registered and progress.promoted else 1
-        load = load_of(fleet, spec.app, spec.version, pool)
-        number, memory[name] = scale(
-            pool,
-            load,
-            current,
-            seen.memory.get(name, Memory()),
-            now=seen.now,
-            window_s=window_s,
-            floor=floor,
-        )
-    wanted[name] = number
+        return []
+    # Nothing is asked of a version before it has shown itself: it needs a pod to do so.
+    floor = 0 if progress.promoted else 1
+    number = sizes.find(name, spec.version, pool, current, fleet, floor)
     is_other = there is None or there.template_hash != manifests.template_hash(spec, pool)
     if progress.migrated and is_other:
         return [Apply(manifests.deployment(spec, pool, number))]
@@ -257,9 +229,7 @@ def _costs(seen: Observed, there: Workload, fleet: FleetState) -> list[Action]:
 def _retire(
     seen: Observed,
     progress: Progress,
-    memory: dict[str, Memory],
-    wanted: dict[str, int],
-    window_s: float,
+    sizes: _Sizes,
 ) -> list[Action]:
     spec, fleet = seen.spec, seen.database.fleet
     if fleet is None:
@@ -274,25 +244,18 @@ def _retire(
         # Whoever takes its place must serve first.
         replaced = progress.promoted and progress.pools_ready
         if replaced and not (is_old and unfinished.get(workload.version, 0)):
-            before = seen.memory.get(workload.name, Memory())
+            before = sizes.remembered(workload.name)
             done_at = before.busy_at or seen.now
             if seen.now - done_at >= RETIRE_AFTER_S:
                 actions.append(DeleteDeployment(workload.name))
-            memory[workload.name] = replace(before, busy_at=done_at)
+            sizes.memory[workload.name] = replace(before, busy_at=done_at)
             continue
         # A pool that is gone from the spec serves on for its old version as it did.
         shape = pool or Pool(name=workload.pool, min=1, max=max(1, workload.replicas))
-        number, memory[workload.name] = scale(
-            shape,
-            load_of(fleet, spec.app, workload.version, shape),
-            workload.replicas,
-            seen.memory.get(workload.name, Memory()),
-            now=seen.now,
-            window_s=window_s,
-            floor=1,
+        number = sizes.find(
+            workload.name, workload.version, shape, workload.replicas, fleet, floor=1
         )
-        memory[workload.name] = replace(memory[workload.name], busy_at=seen.now)
-        wanted[workload.name] = number
+        sizes.memory[workload.name] = replace(sizes.memory[workload.name], busy_at=seen.now)
         actions += _resize(seen, workload, number)
     return actions
 

@@ -19,10 +19,12 @@ import httpx2
 from lightkube import ApiError
 
 from rowlock.errors import RowlockError
+from rowlock.settings import Settings
+from rowlock_operator.actions import Action, Apply, CreateJob, Promote
 from rowlock_operator.cluster import Cluster, SecretMissing
 from rowlock_operator.database import Databases
 from rowlock_operator.observed import Database, Memory, Observed
-from rowlock_operator.plan import Promote, plan
+from rowlock_operator.plan import plan
 from rowlock_operator.spec import AppSpec
 from rowlock_operator.status import changes, status_of
 
@@ -47,6 +49,18 @@ class OperatorSettings:
     """Numbers of workers go down to the highest that was wanted within this."""
 
 
+class _App:
+    """What is kept of an app between its rounds."""
+
+    def __init__(self) -> None:
+        self.heard = asyncio.Event()
+        self.where: Settings | None = None
+        """Its database, when that is known."""
+        self.memory: dict[str, Memory] = {}
+        self.refusal = ""
+        self.task: asyncio.Task[None] | None = None
+
+
 class Reconciler:
     """See the module's text."""
 
@@ -54,21 +68,17 @@ class Reconciler:
         self._cluster = cluster
         self._settings = settings
         self._databases = Databases()
-        self._urls: dict[Key, str] = {}
-        self._memory: dict[Key, dict[str, Memory]] = {}
-        self._refusals: dict[Key, str] = {}
-        self._tasks: dict[Key, asyncio.Task[None]] = {}
-        self._heard: dict[Key, asyncio.Event] = {}
+        self._apps: dict[Key, _App] = {}
         self.last_listing = time.monotonic()
         """When all apps were last listed (monotonic): the operator's pulse."""
 
     def hear(self, namespace: str, name: str) -> None:
         """Something happened to this app, or to something made for it."""
         key = (namespace, name)
-        if key not in self._tasks:
-            self._heard[key] = asyncio.Event()
-            self._tasks[key] = asyncio.create_task(self._keep(key), name=f"{namespace}/{name}")
-        self._heard[key].set()
+        if key not in self._apps:
+            self._apps[key] = app = _App()
+            app.task = asyncio.create_task(self._keep(key, app), name=f"{namespace}/{name}")
+        self._apps[key].heard.set()
 
     async def run(self) -> None:
         """List all apps now and then, until cancelled."""
@@ -85,19 +95,19 @@ class Reconciler:
                     pause_s = self._settings.every_s
                 await asyncio.sleep(pause_s)
         finally:
-            for task in self._tasks.values():
+            tasks = [app.task for app in self._apps.values() if app.task is not None]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._databases.close()
 
-    async def _keep(self, key: Key) -> None:
+    async def _keep(self, key: Key, app: _App) -> None:
         """Rounds of one app, until it is gone."""
-        heard = self._heard[key]
         try:
             while True:
-                heard.clear()
+                app.heard.clear()
                 try:
-                    if not await self._round(key):
+                    if not await self._round(key, app):
                         return
                 except (ApiError, httpx2.HTTPError) as error:
                     log.warning("%s/%s: Kubernetes refused: %s", *key, error)
@@ -106,21 +116,21 @@ class Reconciler:
                 await asyncio.sleep(QUIET_S)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._settings.every_s):
-                        await heard.wait()
+                        await app.heard.wait()
         finally:
-            self._tasks.pop(key, None)
-            self._heard.pop(key, None)
-            self._memory.pop(key, None)
-            self._refusals.pop(key, None)
-            self._urls.pop(key, None)
-            await self._databases.keep_only(set(self._urls.values()))
+            del self._apps[key]
+            await self._close_unused()
 
-    async def _round(self, key: Key) -> bool:
+    async def _close_unused(self) -> None:
+        used = {app.where for app in self._apps.values() if app.where is not None}
+        await self._databases.keep_only(used)
+
+    async def _round(self, key: Key, app: _App) -> bool:
         """One look, plan and act. False when the app is gone."""
         body = await self._cluster.app(*key)
         if body is None or body["metadata"].get("deletionTimestamp"):
             return False
-        spec, database = await self._database(key, AppSpec.of(body))
+        spec, database = await self._database(app, AppSpec.of(body))
         workloads, migrations, pods = await self._cluster.children(spec)
         seen = Observed(
             spec=spec,
@@ -130,45 +140,47 @@ class Reconciler:
             migrations=migrations,
             pods=pods,
             status=body.get("status") or {},
-            memory=self._memory.get(key, {}),
-            refusal=self._refusals.get(key, ""),
+            memory=app.memory,
+            refusal=app.refusal,
         )
         planned = plan(seen, window_s=self._settings.window_s)
-        self._memory[key] = planned.memory
+        app.memory = planned.memory
         assert planned.progress is not None
         await self._say(seen, status_of(seen, planned.progress))
-        await self._act(key, spec, planned.actions)
+        await self._act(app, spec, planned.actions)
         return True
 
-    async def _database(self, key: Key, spec: AppSpec) -> tuple[AppSpec, Database]:
+    async def _database(self, app: _App, spec: AppSpec) -> tuple[AppSpec, Database]:
         """What is known of the database; and the spec with the version of its secret."""
         try:
             url, version = await self._cluster.database_url(spec)
         except SecretMissing as missing:
-            self._urls.pop(key, None)
+            app.where = None
             return spec, Database(reachable=False, reason=missing.reason, trouble=str(missing))
-        if self._urls.get(key) != url:
-            self._urls[key] = url
-            await self._databases.keep_only(set(self._urls.values()))
-        database = await self._databases.look(url, spec.app, pgbouncer=spec.pgbouncer)
+        where = Settings(database_url=url, pgbouncer=spec.pgbouncer)
+        if app.where != where:
+            app.where = where
+            await self._close_unused()
+        database = await self._databases.look(where, spec.app)
         return replace(spec, secret_version=version), database
 
-    async def _act(self, key: Key, spec: AppSpec, actions: Sequence[Any]) -> None:
+    async def _act(self, app: _App, spec: AppSpec, actions: Sequence[Action]) -> None:
         """Carry out one after the other; what is refused must not hold up the rest."""
         refusals = []
         for action in actions:
-            log.info("%s/%s: %s", *key, _brief(action))
+            log.info("%s/%s: %s", spec.namespace, spec.name, _brief(action))
             try:
                 if isinstance(action, Promote):
-                    await self._databases.promote(self._urls[key], action.app, action.version)
+                    assert app.where is not None  # the plan has seen its database
+                    await self._databases.promote(app.where, action.app, action.version)
                 else:
                     await self._cluster.carry_out(spec, action)
             except (ApiError, RowlockError) as error:
-                log.warning("%s/%s: %s was refused: %s", *key, _brief(action), error)
                 refusals.append(f"{_brief(action)} was refused: {error}")
-        self._refusals[key] = "; ".join(refusals)
+                log.warning("%s/%s: %s", spec.namespace, spec.name, refusals[-1])
+        app.refusal = "; ".join(refusals)
         if actions and not refusals:
-            self._heard[key].set()  # look at what came of it
+            app.heard.set()  # look at what came of it
 
     async def _say(self, seen: Observed, status: dict[str, Any]) -> None:
         if status == seen.status:
@@ -187,8 +199,8 @@ class Reconciler:
             await self._cluster.tell(seen.spec, change)
 
 
-def _brief(action: Any) -> str:
-    manifest = getattr(action, "manifest", None)
-    if manifest is not None:
+def _brief(action: Action) -> str:
+    if isinstance(action, Apply | CreateJob):
+        manifest = action.manifest
         return f"{type(action).__name__} {manifest['kind']} {manifest['metadata']['name']}"
     return repr(action)

@@ -9,6 +9,8 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
+from rowlock.settings import YES
+
 GROUP, API_VERSION, PLURAL, KIND = "rowlock.dev", "v1alpha1", "workflowapps", "WorkflowApp"
 
 APP_LABEL = f"{GROUP}/app"
@@ -122,7 +124,7 @@ class AppSpec:
     def pgbouncer(self) -> bool:
         """Whether the first pool says that the URL leads to PgBouncer."""
         env = {one["name"]: one.get("value", "") for one in self.pools[0].template.get("env", ())}
-        return str(env.get("ROWLOCK_PGBOUNCER", "")).lower() in ("1", "true", "yes", "on")
+        return str(env.get("ROWLOCK_PGBOUNCER", "")).lower() in YES
 
     @property
     def migration_job(self) -> str:

@@ -2,9 +2,9 @@
 
 Ready              True: AllPoolsReady.  False: Paused, SecretMissing, SecretKeyMissing,
                    DatabaseUnreachable, Migrating, MigrationFailed, RolloutInProgress,
-                   WorkersFailing, RolloutFailed, Refused
+                   WorkersFailing, RolloutFailed, ImageTooOld, Refused
 Progressing        True: Migrating, RolloutInProgress, WorkersFailing.  False: Complete, Paused,
-                   Waiting, MigrationFailed, RolloutFailed
+                   Waiting, MigrationFailed, ImageTooOld, RolloutFailed, Refused
 Migrated           True: SchemaCurrent.  False: MigrationPending, MigrationRunning,
                    MigrationFailed, ImageTooOld.  Unknown: DatabaseUnreachable
 DatabaseReachable  True: Connected.  False: SecretMissing, SecretKeyMissing, ConnectionFailed,
