@@ -22,7 +22,7 @@ import pytest
 
 from rowlock import App, Client, Run, Settings
 from rowlock.errors import RunFailed
-from rowlock.runtime import execution, steps
+from rowlock.runtime import execution, in_flight, steps
 from rowlock.runtime.process import WorkerProcess
 from rowlock.runtime.tenure import WorkerOptions
 from rowlock.workflow import WorkflowCall
@@ -60,8 +60,8 @@ class Bench:
     def live(self, way: Way) -> None:
         """From now on runs live this way."""
         in_memory_s = 3600.0 if way is Way.LOADED else 0.002
-        self.patch.setattr(execution, "IN_MEMORY_S", in_memory_s)
-        self.patch.setattr(steps, "IN_MEMORY_S", in_memory_s)
+        for module in (execution, in_flight, steps):
+            self.patch.setattr(module, "IN_MEMORY_S", in_memory_s)
 
     async def start(self, call: WorkflowCall[R], **options: Any) -> Run[R]:
         return await self.client.start(call, **options)
@@ -96,7 +96,7 @@ class Bench:
     @asynccontextmanager
     async def living(self, way: Way) -> AsyncIterator[None]:
         """Runs live this way; afterwards as before."""
-        before = execution.IN_MEMORY_S
+        before = in_flight.IN_MEMORY_S
         self.live(way)
         handing = asyncio.create_task(self._hand_back()) if way is Way.HANDED_BACK else None
         try:
@@ -106,8 +106,8 @@ class Bench:
                 handing.cancel()
                 with suppress(asyncio.CancelledError):
                     await handing
-            self.patch.setattr(execution, "IN_MEMORY_S", before)
-            self.patch.setattr(steps, "IN_MEMORY_S", before)
+            for module in (execution, in_flight, steps):
+                self.patch.setattr(module, "IN_MEMORY_S", before)
 
     async def _hand_back(self) -> None:
         for _ in range(MOST_HAND_BACKS):

@@ -49,6 +49,9 @@ RUN = Claimed(
     waited=0.2,
     started_at=datetime(2026, 1, 1, tzinfo=UTC),
     age=0.0,
+    deadline_in=None,
+    in_group=False,
+    cancel=None,
 )
 
 

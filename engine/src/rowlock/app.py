@@ -10,14 +10,27 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 from uuid import UUID
 
 from rowlock.blocking import BlockingClient
 from rowlock.client import Client
-from rowlock.errors import ConfigurationError
+from rowlock.errors import ConfigurationError, MisplacedCall
 from rowlock.model.code import Code, WorkflowCode
-from rowlock.model.commands import IDENTITY, NUMBER, TIME, ExecuteStep, Note, Sleep, seconds_of
+from rowlock.model.commands import (
+    IDENTITY,
+    NUMBER,
+    TIME,
+    AwaitEvent,
+    Emit,
+    ExecuteStep,
+    Note,
+    Receive,
+    Send,
+    SetEvent,
+    Sleep,
+    seconds_of,
+)
 from rowlock.model.failure import ErrorRegistry
 from rowlock.model.retry import Retry
 from rowlock.model.values import Inputs, Shape, hints_of
@@ -27,7 +40,9 @@ from rowlock.workflow import (
     AsyncStep,
     AsyncTransaction,
     Call,
+    Child,
     CommandCall,
+    MapCall,
     StartCall,
     SyncStep,
     SyncTransaction,
@@ -40,7 +55,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Duration = timedelta | float
 
+T = TypeVar("T")
+
 MOST_NAME_CHARS = 200
+MOST_SECONDS = 100 * 365 * 86400
 ONCE = Retry()
 
 
@@ -276,17 +294,11 @@ class App:
 
     def sleep(self, duration: Duration) -> Call[None]:
         """Go on after a while (seconds or timedelta). More than a second costs no slot."""
-        seconds = seconds_of(duration)
-        if not 0 <= seconds < 100 * 365 * 86400:
-            raise ConfigurationError(f"can't sleep for {duration}: from 0 s to a hundred years")
-        return CommandCall(Sleep(seconds))
+        return CommandCall(Sleep(_span(duration, "a sleep")))
 
     def timeout(self, duration: Duration) -> TimeoutScope:
         """``async with app.timeout(…):`` cancels its inside in time and raises TimeoutError."""
-        seconds = seconds_of(duration)
-        if not 0 <= seconds < 100 * 365 * 86400:
-            raise ConfigurationError(f"a timeout of {duration} can't be: 0 s to a hundred years")
-        return TimeoutScope(seconds)
+        return TimeoutScope(_span(duration, "a timeout"))
 
     def now(self) -> Call[datetime]:
         """The time (PostgreSQL's, UTC), recorded: a replay sees the same."""
@@ -347,18 +359,176 @@ class App:
         queue: Queue | str | None = None,
         priority: int | None = None,
         attributes: dict[str, Any] | None = None,
+        deadline: Duration | None = None,
+        detached: bool = False,
     ) -> StartCall[R]:
         """Start a child run without waiting for it; gives its handle.
 
         ``key``: if a run with it exists, that one is the child. ``priority``: 0 first to 100 last;
-        the parent's by default. ``attributes``: JSON to search runs by.
+        the parent's by default. ``attributes``: JSON to search runs by. ``deadline``: seconds or
+        timedelta within which it must end. ``detached``: it is not cancelled with its parent.
         """
         text = None if attributes is None else ATTRIBUTES.store(attributes)
         queue_name = None if queue is None else self._queue_name(queue)
         return StartCall(
             call,
-            call.start_command(key=key, queue=queue_name, priority=priority, attributes=text),
+            call.start_command(
+                key=key,
+                queue=queue_name,
+                priority=priority,
+                attributes=text,
+                deadline_s=None if deadline is None else _span(deadline, "a deadline"),
+                detached=detached,
+            ),
         )
+
+    @overload
+    def map(
+        self,
+        calls: Iterable[WorkflowCall[R]],
+        *,
+        queue: Queue | str | None = None,
+        priority: int | None = None,
+        attributes: dict[str, Any] | None = None,
+        return_exceptions: Literal[False] = False,
+    ) -> Call[list[R]]: ...
+    @overload
+    def map(
+        self,
+        calls: Iterable[WorkflowCall[R]],
+        *,
+        queue: Queue | str | None = None,
+        priority: int | None = None,
+        attributes: dict[str, Any] | None = None,
+        return_exceptions: Literal[True],
+    ) -> Call[list[R | BaseException]]: ...
+
+    def map(
+        self,
+        calls: Iterable[WorkflowCall[Any]],
+        *,
+        queue: Queue | str | None = None,
+        priority: int | None = None,
+        attributes: dict[str, Any] | None = None,
+        return_exceptions: bool = False,
+    ) -> Call[list[Any]]:
+        """Start a child run for each call, wait for all of them, give their results in order.
+
+        However many they are, the parent sleeps once and is woken once. A child that fails raises
+        its error when all have ended; with ``return_exceptions`` it stands among the results.
+        """
+        text = None if attributes is None else ATTRIBUTES.store(attributes)
+        queue_name = None if queue is None else self._queue_name(queue)
+        calls = list(calls)
+        for call in calls:
+            if not isinstance(call, WorkflowCall):
+                raise MisplacedCall(
+                    f"app.map takes calls of workflows, such as (fulfil(o) for o in orders), not "
+                    f"{call!r}"
+                )
+        children = [
+            call.start_command(queue=queue_name, priority=priority, attributes=text)
+            for call in calls
+        ]
+        return MapCall(calls, children, self._errors, raises=not return_exceptions)
+
+    # --- messages, events, streams
+
+    @overload
+    def receive(self, topic: str, type: type[T], *, timeout: Duration | None = None) -> Call[T]: ...
+    @overload
+    def receive(
+        self, topic: str, type: Any = Any, *, timeout: Duration | None = None
+    ) -> Call[Any]: ...
+
+    def receive(
+        self,
+        topic: str,
+        type: Any = Any,  # noqa: A002
+        *,
+        timeout: Duration | None = None,
+    ) -> Call[Any]:
+        """The next message of a topic to this run, waiting for it if there is none.
+
+        ``type``: what it is loaded as. ``timeout``: seconds or timedelta; then ReceiveTimeout is
+        raised. A message that does not fit ``type`` raises InvalidValue, and is received.
+        """
+        _checked(topic, "topic")
+        seconds = None if timeout is None else _span(timeout, "a timeout")
+        return CommandCall(Receive(topic, Shape(type, f"a message on topic {topic}"), seconds))
+
+    def send(
+        self, to: UUID | Child[Any], topic: str, value: Any = None, *, key: str | None = None
+    ) -> Call[None]:
+        """Send a message to another run, exactly once.
+
+        ``to``: its id, or the child that ``start_child`` gave. ``key``: another message with this
+        key to that run is not sent again. Raises NotDelivered when the run has ended.
+        """
+        _checked(topic, "topic")
+        text = Shape(Any, f"a message on topic {topic}").store(value)
+        return CommandCall(Send(topic, to.run_id if isinstance(to, Child) else to, text, key))
+
+    def set_event(self, name: str, value: Any = None) -> Call[None]:
+        """Show a value to others under a name; the latest counts, and stays after the end."""
+        _checked(name, "event")
+        return CommandCall(SetEvent(name, Shape(Any, f"event {name}").store(value)))
+
+    @overload
+    def get_event(
+        self, run: UUID | Child[Any], name: str, type: type[T], *, timeout: Duration | None = None
+    ) -> Call[T]: ...
+    @overload
+    def get_event(
+        self, run: UUID | Child[Any], name: str, type: Any = Any, *, timeout: Duration | None = None
+    ) -> Call[Any]: ...
+
+    def get_event(
+        self,
+        run: UUID | Child[Any],
+        name: str,
+        type: Any = Any,  # noqa: A002
+        *,
+        timeout: Duration | None = None,
+    ) -> Call[Any]:
+        """The value of another run's event, waiting until it is set for the first time.
+
+        ``timeout``: seconds or timedelta; then ReceiveTimeout is raised. Raises EventNeverSet when
+        that run ends without setting it.
+        """
+        _checked(name, "event")
+        seconds = None if timeout is None else _span(timeout, "a timeout")
+        run_id = run.run_id if isinstance(run, Child) else run
+        return CommandCall(AwaitEvent(name, run_id, Shape(type, f"event {name}"), seconds))
+
+    def emit(self, stream: str, value: Any = None) -> Call[None]:
+        """Append a value to a stream of this run, which anybody may read, live or later.
+
+        From a workflow exactly once; from a step each time the step is executed.
+        """
+        _checked(stream, "stream")
+        return CommandCall(Emit(stream, Shape(Any, f"an entry of stream {stream}").store(value)))
+
+    # --- undoing
+
+    def compensate(
+        self,
+        undo: AsyncStep[P, Any]
+        | SyncStep[P, Any]
+        | AsyncTransaction[P, Any]
+        | SyncTransaction[P, Any],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        """Do this step if the run fails or is cancelled: the undo of what was done before.
+
+        What is registered is done in reverse order, each as a step with its own retry policy, after
+        the workflow's code has ended. One that fails for good does not hold up the others; the
+        run's error says so. Register an undo *before* the step it undoes if that may take effect
+        and still fail.
+        """
+        undo.compensate(*args, **kwargs)
 
     # --- checks
 
@@ -392,6 +562,13 @@ def _checked(name: str, what: str) -> str:
             f"{what} name {name[:50]!r}: use 1 to {MOST_NAME_CHARS} printable characters"
         )
     return name
+
+
+def _span(duration: Duration, what: str) -> float:
+    seconds = seconds_of(duration)
+    if not 0 <= seconds < MOST_SECONDS:
+        raise ConfigurationError(f"{what} of {duration} can't be: from 0 s to a hundred years")
+    return seconds
 
 
 def _check_timeout(name: str, timeout: Duration | None) -> None:

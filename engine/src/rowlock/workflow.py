@@ -15,17 +15,21 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar, cast
 from uuid import UUID
 
-from rowlock.errors import ConfigurationError, MisplacedCall
+from rowlock.errors import ConfigurationError, ContinueAsNew, MisplacedCall
 from rowlock.model.code import WorkflowCode
 from rowlock.model.commands import (
+    AwaitGroup,
     AwaitRun,
     Command,
     ExecuteStep,
     ExecuteTransaction,
     Sleep,
     StartChild,
+    StartGroup,
     seconds_of,
 )
+from rowlock.model.failure import ErrorRegistry
+from rowlock.model.groups import GroupShape
 from rowlock.model.history import describe
 from rowlock.model.retry import Retry
 from rowlock.model.values import Shape
@@ -136,6 +140,7 @@ def perform_blocking(command: Command) -> Any:
 def _refuse(command: Command, *, blocking: bool) -> NoReturn:
     what = {
         "child": f"workflow {command.name}",
+        "children": "app.map",
         "result": "a wait for another run",
     }.get(command.kind, f"app.{command.kind}")
     if (step := inside.step()) is not None:
@@ -181,12 +186,16 @@ class WorkflowCall(Call[R_co]):
         queue: str | None = None,
         priority: int | None = None,
         attributes: str | None = None,
+        deadline_s: float | None = None,
+        detached: bool = False,
     ) -> StartChild:
         if priority is not None and priority not in range(101):
             raise ConfigurationError(
                 f"priority is {priority!r}, but must be a whole number from 0 (first) to 100 (last)"
             )
-        return StartChild(self.workflow, self.input, queue, key, priority, attributes)
+        return StartChild(
+            self.workflow, self.input, queue, key, priority, attributes, deadline_s, detached
+        )
 
     async def _perform(self) -> R_co:
         run_id = await perform(self.start_command())
@@ -213,6 +222,20 @@ class Workflow(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> WorkflowCall[R]:
         return WorkflowCall(self.name, self.code.inputs.bind(args, kwargs), self.code.result)
+
+    def continue_as_new(self, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
+        """End this run's history here and begin it anew with other arguments. In a run of it.
+
+        The run keeps its id, its key, and the messages that nobody has received; it starts with
+        nothing recorded, on the newest code. For workflows that would record without end.
+        """
+        if inside.execution() is None and inside.thread() is None:
+            raise MisplacedCall(
+                f"{self.name}.continue_as_new was called "
+                + (f"inside step {step}" if (step := inside.step()) else "outside a run")
+                + ": it ends the history of the run that calls it, from its workflow."
+            )
+        raise ContinueAsNew(self.name, self.code.inputs.bind(args, kwargs))
 
     def __repr__(self) -> str:
         return f"<workflow {self.name}>"
@@ -250,6 +273,46 @@ class StartCall(Call[Child[R]]):
     def wait(self) -> Child[R]:
         run_id = perform_blocking(self._command)
         return Child(self._call.workflow, run_id, self._call.result)
+
+
+class MapCall(Call[list[R]]):
+    """Start a child for each of many calls, and wait for them all."""
+
+    __slots__ = ("_children", "_raises", "_shape")
+
+    def __init__(
+        self,
+        calls: list[WorkflowCall[R]],
+        children: list[StartChild],
+        errors: ErrorRegistry,
+        *,
+        raises: bool,
+    ) -> None:
+        super().__init__()
+        self._children = tuple(children)
+        self._shape = GroupShape(
+            tuple(call.result for call in calls), tuple(call.workflow for call in calls), errors
+        )
+        self._raises = raises
+
+    async def _perform(self) -> list[R]:
+        if not self._children:
+            return []
+        group = await perform(StartGroup(self._children))
+        return self._judged(await perform(AwaitGroup(group, self._shape)))
+
+    def wait(self) -> list[R]:
+        if not self._children:
+            return []
+        group = perform_blocking(StartGroup(self._children))
+        return self._judged(perform_blocking(AwaitGroup(group, self._shape)))
+
+    def _judged(self, results: list[Any]) -> list[R]:
+        if self._raises:
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+        return results
 
 
 class TimeoutScope:
@@ -340,6 +403,17 @@ class _StepBase:
             self.retry,
             self._timeout_s,
         )
+
+    def compensate(self, *args: Any, **kwargs: Any) -> None:
+        """Register this call of the step as an undo; see :meth:`rowlock.App.compensate`."""
+        run = inside.execution() or inside.thread()
+        if run is None:
+            where = f"inside step {inside.step()}" if inside.step() else "outside a run"
+            raise MisplacedCall(
+                f"app.compensate({self.name}, …) was called {where}: what it registers is done "
+                "when the run that registered it fails. Call it in the workflow."
+            )
+        run.compensate(self._command(args, kwargs))
 
     def __repr__(self) -> str:
         return f"<step {self.name}>"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-from rowlock.model.commands import Command
+from rowlock.model.commands import Command, ExecuteStep
 from rowlock.runtime.branches import Run, RunLoop
 
 
@@ -19,6 +19,7 @@ class Thread(Protocol):
     @property
     def is_over(self) -> bool: ...
     def perform(self, command: Command) -> Any: ...
+    def compensate(self, undo: ExecuteStep) -> None: ...
 
 
 _step: ContextVar[str | None] = ContextVar("rowlock_step", default=None)

@@ -23,7 +23,8 @@ from rowlock.errors import InvalidValue, StepTimeout
 from rowlock.model.commands import ExecuteStep, ExecuteTransaction
 from rowlock.model.failure import Failure
 from rowlock.runtime import inside
-from rowlock.runtime.execution import IN_MEMORY_S, Execution
+from rowlock.runtime.execution import Execution
+from rowlock.runtime.in_flight import IN_MEMORY_S
 from rowlock.runtime.request import Request
 from rowlock.store.connection import Backoff, Disconnected, SessionPool
 from rowlock.store.statements import RECORD_FAILED_TRANSACTION, RECORDED

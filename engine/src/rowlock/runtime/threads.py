@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rowlock.errors import Suspended
-from rowlock.model.commands import Command
+from rowlock.model.commands import Command, ExecuteStep
 from rowlock.runtime import inside
 from rowlock.runtime.branches import Run
 
@@ -63,6 +63,10 @@ class WorkflowThread:
         if call.error is not None:
             raise call.error
         return call.value
+
+    def compensate(self, undo: ExecuteStep) -> None:
+        """Register what undoes something; the run looks at it when its function has ended."""
+        self._execution.compensate(undo)
 
     def _work(self) -> None:
         inside.enter_thread(self)

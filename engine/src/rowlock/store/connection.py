@@ -217,8 +217,8 @@ class Session:
     async def close(self) -> None:
         await self._drop()
 
-    async def listen(self, channel: str) -> AsyncIterator[None]:
-        """Yield once when the channel is listened to, then for every notification on it.
+    async def listen(self, channel: str) -> AsyncIterator[str]:
+        """Yield "" when the channel is listened to, then what every notification on it says.
 
         Raises Disconnected when the connection is lost.
         """
@@ -227,9 +227,9 @@ class Session:
             await connection.execute(
                 psycopg.sql.SQL("listen {}").format(psycopg.sql.Identifier(channel))
             )
-            yield None
-            async for _ in connection.notifies():
-                yield None
+            yield ""
+            async for notice in connection.notifies():
+                yield notice.payload
             raise Disconnected("the listening connection was closed")
         except psycopg.OperationalError as error:
             raise Disconnected(_describe(error)) from None
