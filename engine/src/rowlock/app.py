@@ -7,7 +7,7 @@ signature or an option is refused here, when the module is imported, not when a 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
@@ -18,9 +18,11 @@ from rowlock.client import Client
 from rowlock.errors import ConfigurationError
 from rowlock.model.code import Code, WorkflowCode
 from rowlock.model.commands import IDENTITY, NUMBER, TIME, ExecuteStep, Note, Sleep, seconds_of
+from rowlock.model.envelope import Chain, Codec, Codecs
 from rowlock.model.failure import ErrorRegistry
+from rowlock.model.inputs import Inputs, hints_of
 from rowlock.model.retry import Retry
-from rowlock.model.values import Inputs, Shape, hints_of
+from rowlock.model.values import Shape
 from rowlock.settings import Settings
 from rowlock.store.transactions import ISOLATION_LEVELS
 from rowlock.workflow import (
@@ -87,7 +89,9 @@ class App:
     """A named set of workflows, steps and queues.
 
     ``name``: unique among the apps that share a database. ``errors``: exception types that are
-    raised as themselves when a recorded error is replayed (Python's own always are).
+    raised as themselves when a recorded error is replayed (Python's own always are). ``codec``:
+    what encodes the values that are stored, see rowlock.codecs; of several the first one writes,
+    all read.
     """
 
     def __init__(
@@ -95,11 +99,13 @@ class App:
         name: str,
         *,
         errors: Iterable[type[Exception]] = (),
+        codec: Codec | Chain | Sequence[Codec | Chain] | None = None,
         settings: Settings | None = None,
     ) -> None:
         self.name = _checked(name, "app")
         self._settings = settings
         self._errors = ErrorRegistry(errors)
+        self._codecs = Codecs.of(codec)
         self._workflows: dict[str, WorkflowCode] = {}
         self._steps: set[str] = set()
         self._queues: dict[str, Queue] = {"default": Queue(name, "default")}
@@ -110,7 +116,9 @@ class App:
     @property
     def code(self) -> Code:
         """What a worker needs to run this app."""
-        return Code(self.name, dict(self._workflows), tuple(self._queues), self._errors)
+        return Code(
+            self.name, dict(self._workflows), tuple(self._queues), self._errors, self._codecs
+        )
 
     @property
     def settings(self) -> Settings:
@@ -176,8 +184,8 @@ class App:
                 self._queue_name(queue),
                 function,
                 _is_async(function),
-                Inputs.of(function),
-                Shape(_returns(function), f"the result of workflow {workflow_name}"),
+                Inputs.of(function, codecs=self._codecs),
+                self._shape(_returns(function), f"the result of workflow {workflow_name}"),
             )
             self._workflows[workflow_name] = code
             return Workflow(code, function)
@@ -212,7 +220,7 @@ class App:
 
         def register(function: Callable[..., Any]) -> Any:
             step_name = self._step_name(name or function.__name__)
-            shape = Shape(_returns(function), f"the result of step {step_name}")
+            shape = self._shape(_returns(function), f"the result of step {step_name}")
             _check_timeout(step_name, timeout)
             kind = AsyncStep if _is_async(function) else SyncStep
             return kind(step_name, function, shape, retry, timeout)
@@ -265,7 +273,7 @@ class App:
                     f"transaction {step_name}: isolation must be one of "
                     f"{', '.join(ISOLATION_LEVELS)}, not {isolation!r}"
                 )
-            shape = Shape(_returns(function), f"the result of transaction {step_name}")
+            shape = self._shape(_returns(function), f"the result of transaction {step_name}")
             _check_timeout(step_name, timeout)
             kind = AsyncTransaction if _is_async(function) else SyncTransaction
             return kind(step_name, function, shape, retry, timeout, isolation)
@@ -330,7 +338,7 @@ class App:
         return CommandCall(
             ExecuteStep(
                 name,
-                Shape(annotation, f"the result of step {name}"),
+                self._shape(annotation, f"the result of step {name}"),
                 function,
                 _is_async(function),
                 args,
@@ -357,10 +365,17 @@ class App:
         queue_name = None if queue is None else self._queue_name(queue)
         return StartCall(
             call,
-            call.start_command(key=key, queue=queue_name, priority=priority, attributes=text),
+            call.start_command(
+                self._codecs, key=key, queue=queue_name, priority=priority, attributes=text
+            ),
+            call.result_with(self._codecs),
         )
 
     # --- checks
+
+    def _shape(self, annotation: Any, what: str) -> Shape:
+        """How values of this app are stored; all but attributes, which SQL searches."""
+        return Shape(annotation, what, codecs=self._codecs)
 
     def _queue_name(self, queue: Queue | str | None) -> str:
         if queue is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Generic, Self, TypeVar
 from uuid import UUID
@@ -17,6 +17,7 @@ from uuid import UUID
 from rowlock.client import Client, Run, RunInfo
 from rowlock.errors import MisplacedCall
 from rowlock.model.code import Code
+from rowlock.model.envelope import Chain, Codec
 from rowlock.settings import Settings
 from rowlock.store.connection import Connection, translated
 from rowlock.store.statements import START, StepRow
@@ -62,8 +63,9 @@ class BlockingClient:
         *,
         app: str | None = None,
         code: Code | None = None,
+        codec: Codec | Chain | Sequence[Codec | Chain] | None = None,
     ) -> None:
-        self._client = Client(where, app=app, code=code)
+        self._client = Client(where, app=app, code=code, codec=codec)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -127,7 +129,8 @@ class BlockingClient:
         with translated():
             row = connection.execute(START.sql, parameters).fetchone()
         assert row is not None
-        return BlockingRun(self, Run(self._client, row[0], call.result))
+        result = call.result_with(self._client._codecs)
+        return BlockingRun(self, Run(self._client, row[0], result))
 
     def start_many(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -32,7 +32,9 @@ from rowlock.errors import (
 )
 from rowlock.model.code import Code
 from rowlock.model.commands import seconds_of
+from rowlock.model.envelope import Chain, Codec, Codecs
 from rowlock.model.failure import ErrorRegistry, Failure
+from rowlock.model.inputs import Arguments
 from rowlock.model.states import Outcome, TaskState
 from rowlock.model.values import Shape
 from rowlock.settings import Settings
@@ -135,8 +137,7 @@ class RunInfo:
 
 def call(workflow: str, /, **arguments: Any) -> WorkflowCall[Any]:
     """Describe a run of a workflow whose code is not here: its name, its arguments by name."""
-    text = Shape(dict[str, Any], f"the input of workflow {workflow}").store(arguments)
-    return WorkflowCall(workflow, text, ANY)
+    return WorkflowCall(workflow, Arguments(workflow, arguments), ANY)
 
 
 class Run(Generic[R]):
@@ -196,7 +197,8 @@ class Run(Generic[R]):
 class Client:
     """A client of one app: ``async with Client(url, app="shop") as client:``.
 
-    With the code (``app.client()``) results come back typed; without it as plain JSON.
+    With the code (``app.client()``) results come back typed; without it as plain JSON. ``codec``:
+    the App's own, where the code is not here.
     """
 
     def __init__(
@@ -205,6 +207,7 @@ class Client:
         *,
         app: str | None = None,
         code: Code | None = None,
+        codec: Codec | Chain | Sequence[Codec | Chain] | None = None,
     ) -> None:
         if isinstance(where, str):
             where = Settings.from_environment().with_(database_url=where)
@@ -215,6 +218,7 @@ class Client:
         self._app = code.app if code else app
         self._code = code
         self._errors = code.errors if code else ErrorRegistry()
+        self._codecs = code.codecs if code and codec is None else Codecs.of(codec)
         self._sessions: SessionPool | None = None
         self._waiting: dict[UUID, set[asyncio.Future[Ended]]] = {}
         self._poller: asyncio.Task[None] | None = None
@@ -272,7 +276,7 @@ class Client:
             run_id = await _one_on(connection, START, parameters)
         else:
             [run_id] = await self._write(START, parameters)
-        return Run(self, run_id, call.result)
+        return Run(self, run_id, call.result_with(self._codecs))
 
     def _start_parameters(
         self,
@@ -291,7 +295,7 @@ class Client:
             )
         return {
             "workflow": call.workflow,
-            "input": call.input,
+            "input": call.input_with(self._codecs),
             "key": key,
             "queue": queue,
             "app": self._app,
@@ -349,7 +353,7 @@ class Client:
             else:
                 ids = await self._write(START_MANY, parameters)
             handles += [
-                Run(self, run_id, one.result)
+                Run(self, run_id, one.result_with(self._codecs))
                 for run_id, one in zip(ids, calls[first : first + CHUNK], strict=True)
             ]
         return handles
@@ -358,7 +362,7 @@ class Client:
 
     def run(self, run_id: UUID | str, workflow: Any = None) -> Run[Any]:
         """A handle on a run by its id; with the ``workflow`` object its result comes back typed."""
-        shape = workflow.code.result if workflow is not None else ANY
+        shape = workflow.code.result if workflow else ANY.with_codecs(self._codecs)
         return Run(self, UUID(str(run_id)), shape)
 
     async def runs(

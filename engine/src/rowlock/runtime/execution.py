@@ -35,12 +35,14 @@ from rowlock.errors import (
     StepFailed,
     Suspended,
     UnknownRun,
+    UnreadableValue,
 )
 from rowlock.model.code import Code, WorkflowCode
 from rowlock.model.commands import AwaitRun, Command, ExecuteStep, Note, Sleep, StartChild
 from rowlock.model.deliveries import Deliveries
+from rowlock.model.envelope import Codecs
 from rowlock.model.failure import Failure
-from rowlock.model.history import History, Misfit, Record, describe
+from rowlock.model.history import History, Locked, Misfit, Record, describe
 from rowlock.model.states import Outcome
 from rowlock.runtime.branches import Branch, RunLoop, Spinning
 from rowlock.runtime.journal import LOST, RECORDED, REFUSED, Journal
@@ -152,6 +154,11 @@ class Execution:
         """Its code runs no more; it only waits for the journal."""
         return self._ending or bool(self._suspension)
 
+    @property
+    def codecs(self) -> Codecs | None:
+        """What encodes its values."""
+        return self.host.code.codecs
+
     def next_due(self) -> float | None:
         """When its next timer falls due (loop time)."""
         return min((r.due for r in self._requests.values() if r.due is not None), default=None)
@@ -167,6 +174,9 @@ class Execution:
         """Begin to run. What follows happens in callbacks of the worker's loop."""
         try:
             arguments = self.workflow.inputs.load(self.claimed.input)
+        except UnreadableValue as error:
+            self._block(Locked("", error))
+            return
         except InvalidValue as error:
             self._finish(Outcome.FAILED, failure=Failure.of(error))
             return
@@ -281,6 +291,8 @@ class Execution:
         shape = request.command.shape
         try:
             return Result(request, shape.load("null" if output is None else output))
+        except UnreadableValue as locked:
+            raise Locked(request.place, locked) from None
         except InvalidValue as misfit:
             raise Misfit(request.place, f"{shape.what} as recorded", str(misfit)) from None
 
@@ -421,7 +433,10 @@ class Execution:
                 continue
             run_id = request.command.run_id
             if run_id in outcomes:
-                self._record_ended(request, outcomes[run_id])
+                try:
+                    self._record_ended(request, outcomes[run_id])
+                except Locked as locked:
+                    self._misfit = self._misfit or locked
             elif run_id in missing:
                 self.record_failure(request, Failure.of(UnknownRun(run_id)))
         self.schedule_pump()
@@ -431,6 +446,8 @@ class Execution:
             output = "null" if ended.output is None else ended.output
             try:
                 value = request.command.shape.load(output)
+            except UnreadableValue as error:
+                raise Locked(request.place, error) from None
             except InvalidValue as misfit:
                 self.record_failure(request, Failure.of(misfit))
             else:
@@ -577,8 +594,27 @@ class Execution:
             self._unload("finished")
 
     def _block(self, misfit: Misfit) -> None:
-        """This code must not go on with this history."""
+        """This code must not go on with this history, or can't read it."""
         self._ending = True
+        reason = self._reason_of(misfit)
+        self._context.copy().run(
+            log.error,
+            "%s",
+            reason["message"],
+            extra={"run": self.run_text, "workflow": self.workflow.name},
+        )
+        self._outbox.release(
+            msgspec.json.encode(reason), lambda _verdict, _detail: self.stop("blocked")
+        )
+
+    def _reason_of(self, misfit: Misfit) -> dict[str, Any]:
+        if isinstance(misfit, Locked):
+            return {
+                "kind": "codec",
+                "message": str(misfit.error),
+                "place": misfit.place,
+                "codec": misfit.error.codec,
+            }
         error = Nondeterminism(
             self.workflow.name,
             misfit.place,
@@ -587,10 +623,7 @@ class Execution:
             self.claimed.version or None,
             self.host.version or None,
         )
-        self._context.copy().run(
-            log.error, "%s", error, extra={"run": self.run_text, "workflow": self.workflow.name}
-        )
-        reason = {
+        return {
             "kind": "nondeterminism",
             "message": str(error),
             "place": error.place,
@@ -599,9 +632,6 @@ class Execution:
             "recorded_version": error.recorded_version,
             "running_version": error.running_version,
         }
-        self._outbox.release(
-            msgspec.json.encode(reason), lambda _verdict, _detail: self.stop("blocked")
-        )
 
     # --- sleeping
 
