@@ -611,7 +611,7 @@ class Execution:
         if isinstance(misfit, Locked):
             return {
                 "kind": "codec",
-                "message": str(misfit.error),
+                "message": f"workflow {self.workflow.name} can't go on: {misfit.error}",
                 "place": misfit.place,
                 "codec": misfit.error.codec,
             }
