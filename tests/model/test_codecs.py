@@ -92,7 +92,8 @@ def test_a_chain_names_what_it_used_and_reads_what_its_parts_wrote() -> None:
 
     assert codec_of(chain.store(WORDS)) == "zlib+aesgcm:new"
     assert codec_of(chain.store("short")) == "aesgcm:new"
-    for before in (OLD, Zlib(), Chain(Zlib(), OLD), [Chain(Zlib(), NEW), OLD]):
+    earlier: list[Any] = [OLD, Zlib(), Chain(Zlib(), OLD), [Chain(Zlib(), NEW), OLD]]
+    for before in earlier:
         assert chain.load(shape(before).store(WORDS)) == WORDS
 
 

@@ -288,3 +288,12 @@ def test_a_call_without_the_code_takes_secrets_if_they_are_hidden_when_it_is_sta
     text = given.stored(HIDING)
     assert WORD not in text
     assert Inputs.of(login, codecs=HIDING).load(text)["deep"] == [Secret(WORD)]
+
+
+def test_a_value_that_is_loaded_elsewhere_takes_secrets_anywhere_if_they_are_hidden() -> None:
+    sent = Shape(Any, "a message", codecs=HIDING, outgoing=True).store({"deep": [Secret(WORD)]})
+
+    assert WORD not in sent
+    assert shape(dict[str, list[Secret[str]]]).load(sent) == {"deep": [Secret(WORD)]}
+    with pytest.raises(InvalidValue, match=r"at deep\[0\]: it is a Secret"):
+        Shape(Any, "a message", outgoing=True).store({"deep": [Secret(WORD)]})

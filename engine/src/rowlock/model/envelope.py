@@ -124,9 +124,17 @@ class Codecs:
     def __repr__(self) -> str:
         return f"<codecs {', '.join(self._by_name)}>"
 
-    def seal(self, raw: bytes) -> str:
-        """Return the JSON text to store; raises Unwritable if it could not be opened again."""
-        data, used = raw, []
+    @classmethod
+    def later(cls) -> Codecs:
+        """Stands for codecs that are not known yet: encodes nothing, and trusts that they hide."""
+        unknown = cls.__new__(cls)
+        unknown._writers, unknown._by_name, unknown.hides = (), {}, True
+        return unknown
+
+    def seal(self, text: str) -> str:
+        """Return stored text encoded; raises Unwritable if it could not be opened again."""
+        raw = data = text.encode()
+        used: list[str] = []
         for codec in self._writers:
             encoded = _called(codec.encode, data)
             if isinstance(encoded, str):
@@ -135,7 +143,7 @@ class Codecs:
                 used.append(codec.name)
                 data = encoded
         if not used:
-            return escape(raw)
+            return text
         names = _THEN.join(used)
         try:
             whole = self.decode(names, data) == raw
@@ -143,8 +151,8 @@ class Codecs:
             whole = False
         if not whole:
             raise Unwritable(f"codec {names} does not give back what it was given.")
-        text = binascii.b2a_base64(data, newline=False).decode()
-        return f'{{"$codec":"{names}","payload":"{text}"}}'
+        payload = binascii.b2a_base64(data, newline=False).decode()
+        return f'{{"$codec":"{names}","payload":"{payload}"}}'
 
     def decode(self, names: str, data: bytes) -> bytes:
         """Return the JSON text that the named codecs have encoded; raises Unreadable."""
@@ -187,16 +195,17 @@ class Codecs:
 _AFTERWARDS = "What was blocked for this goes on with `rowlock resume`."
 
 
-def escape(raw: bytes) -> str:
-    """Return plain JSON text as it is stored: in an envelope if it looks like one."""
+def sealed(raw: bytes, codecs: Codecs | None) -> str:
+    """Return the text to store for JSON text; raises Unwritable."""
+    text = _escaped(raw)
+    return text if codecs is None else codecs.seal(text)
+
+
+def _escaped(raw: bytes) -> str:
+    """In an envelope of no codec if it looks like an envelope."""
     if raw.startswith(MAYBE_WRITTEN) and _envelope(raw) is not None:
         return f'{{"$codec":"{PLAIN}","payload":{raw.decode()}}}'
     return raw.decode()
-
-
-def sealed(raw: bytes, codecs: Codecs | None) -> str:
-    """Return the JSON text to store for plain JSON text; raises Unwritable."""
-    return escape(raw) if codecs is None else codecs.seal(raw)
 
 
 def hides(codecs: Codecs | None) -> bool:
@@ -214,8 +223,15 @@ def opened(text: str | bytes, codecs: Codecs | None) -> str | bytes:
     envelope = _envelope(text)
     if envelope is None:
         return text
-    if envelope.codec == PLAIN:
-        return bytes(envelope.payload)
+    if envelope.codec != PLAIN:
+        text = _decoded(envelope, codecs)
+        envelope = _envelope(text) if is_sealed(text) else None
+    if envelope is None or envelope.codec != PLAIN:
+        return text
+    return bytes(envelope.payload)
+
+
+def _decoded(envelope: _Envelope, codecs: Codecs | None) -> bytes:
     if codecs is None:
         raise _unknown(envelope.codec.rpartition(_THEN)[2], [])
     try:

@@ -140,8 +140,9 @@ class Arguments:
 
     def __init__(self, workflow: str, given: Mapping[str, Any]) -> None:
         self._what = f"the input of workflow {workflow}"
+        later = Codecs.later()
         self._members = {
-            name: Shape(Any, self._what, name, bare=True).store(value).encode()
+            name: Shape(Any, self._what, name, later, outgoing=True).store(value)
             for name, value in given.items()
         }
         held = places.holders(dict(given), lambda part: isinstance(part, Secret))
@@ -154,12 +155,14 @@ class Arguments:
         """Return the JSON object to store; raises InvalidValue for a Secret that nothing hides."""
         if self._secret is not None and not envelope.hides(codecs):
             raise InvalidValue(self._what, self._secret, values.NOT_HIDDEN, values.NO_CODEC)
-        stored = {name: self._sealed(name, raw, codecs) for name, raw in self._members.items()}
+        stored = self._members
+        if codecs is not None:
+            stored = {name: self._sealed(name, text, codecs) for name, text in stored.items()}
         return _joined(self._what, stored)
 
-    def _sealed(self, name: str, raw: bytes, codecs: Codecs | None) -> str:
+    def _sealed(self, name: str, text: str, codecs: Codecs) -> str:
         try:
-            return envelope.sealed(raw, codecs)
+            return codecs.seal(text)
         except envelope.Unwritable as error:
             raise InvalidValue(self._what, name, str(error)) from None
 

@@ -52,17 +52,18 @@ class Shape:
     good for ``float``, and a UUID returned from ``-> str`` is delivered as text.
 
     ``codecs`` encode what is stored. A Secret is stored only where the annotation has one, and only
-    if the codecs hide it. ``bare``: Secrets may stand anywhere, and the caller does the encoding.
+    if the codecs hide it. ``outgoing``: the value is loaded elsewhere, as it is declared there, so
+    a Secret may stand anywhere.
 
     Raises ConfigurationError for annotations that no JSON can be turned back into.
     """
 
     __slots__ = (
-        "_bare",
         "_codecs",
         "_decode",
         "_looks_first",
         "_natural",
+        "_outgoing",
         "_secretive",
         "_shows_floats",
         "_shows_order",
@@ -80,7 +81,7 @@ class Shape:
         path: str = "",
         codecs: Codecs | None = None,
         *,
-        bare: bool = False,
+        outgoing: bool = False,
     ) -> None:
         self.what = what
         self.path = path
@@ -94,8 +95,8 @@ class Shape:
                 f"{places.join(what, path)} is declared as {annotation!r}, which can't be loaded "
                 f"from JSON: {error}. {_NO_DECODER}"
             ) from error
-        self._bare = bare
-        self._secretive = bare or any(map(jsonb.holds_secrets, kinds))
+        self._outgoing = outgoing
+        self._secretive = outgoing or any(map(jsonb.holds_secrets, kinds))
         self._shows_order = any(map(jsonb.shows_order, kinds))
         self._shows_floats = any(map(jsonb.shows_floats, kinds))
         self._natural = all(map(jsonb.is_natural, kinds))
@@ -117,7 +118,7 @@ class Shape:
         # enough to look when loading fails, and what is stored can't look like one either.
         ambiguous = self._shows_order or any(map(self._loads, envelope.SAMPLES))
         self._looks_first = codecs is not None or ambiguous
-        self._wraps = (codecs is not None or ambiguous) and not self._bare
+        self._wraps = codecs is not None or ambiguous
 
     def store(self, value: Any) -> str:
         """Return the JSON text of ``value``; raises InvalidValue if it would not come back."""
@@ -205,12 +206,10 @@ class Shape:
 
     def _check_secrets(self, value: Any, loaded: Any) -> None:
         """Refuse Secrets that nothing would hide, or that would come back bare."""
-        if self._bare:
-            return
-        kept = list(places.holders(loaded, _is_secret))
+        given = list(places.holders(value, _is_secret))
+        kept = given if self._outgoing else list(places.holders(loaded, _is_secret))
         if kept and not envelope.hides(self._codecs):
             raise self._refused(kept[0], NOT_HIDDEN, NO_CODEC)
-        given = list(places.holders(value, _is_secret))
         if len(given) > len(kept):
             path = next(path for path in given if path not in kept)
             raise self._undeclared(path)
