@@ -109,7 +109,7 @@ def test_a_secret_of_pydantics_own_is_refused_for_only_its_stars_would_be_stored
 ) -> None:
     value = Masked(user="bob", password=pydantic.SecretStr(WORD))
 
-    with pytest.raises(InvalidValue, match=r"Declare it as rowlock.Secret\[str\]") as refused:
+    with pytest.raises(InvalidValue, match=r"declare it as rowlock.Secret\[str\]") as refused:
         shape(annotation).store(value if annotation is Masked else [value])
     assert refused.value.path == path
 

@@ -26,10 +26,14 @@ from typing import Any, get_args, get_origin
 import msgspec
 from msgspec import inspect as kinds
 
+from rowlock.model import places
 from rowlock.model.secret import HIDDEN, REVEALED, Secret, mentions_secret
 
-STARS = b'"**********"'
-"""What pydantic writes in the place of its own SecretStr."""
+_STARS = b'"**********"'
+_LOST = (
+    "pydantic writes its SecretStr as stars, so the value would be lost; declare it as "
+    "rowlock.Secret[str]"
+)
 
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 # Two quick searches that may be wrong inside text, and the exact one that steps over text.
@@ -187,6 +191,10 @@ def _is_pydantic(kind: type) -> bool:
     return hasattr(kind, "model_dump") and hasattr(kind, "model_validate_json")
 
 
+def _masks_itself(value: Any) -> bool:
+    return hasattr(value, "get_secret_value")
+
+
 def _write_custom(value: Any, context: object = HIDDEN) -> Any:
     """Paths, subclasses of plain types, pydantic's models; known by their methods, not imported."""
     if isinstance(value, PurePath):
@@ -196,7 +204,12 @@ def _write_custom(value: Any, context: object = HIDDEN) -> Any:
             return method(value)
     kind = type(value)
     if _is_pydantic(kind):
-        return value.model_dump(mode="json", by_alias=True, round_trip=True, context=context)
+        plain = value.model_dump(mode="json", by_alias=True, round_trip=True, context=context)
+        if _STARS in encode(plain) and next(places.holders(value, _masks_itself), None) is not None:
+            raise TypeError(_LOST)
+        return plain
+    if _masks_itself(value):
+        raise TypeError(_LOST)
     raise TypeError(f"objects of type `{kind.__module__}.{kind.__qualname__}` have no form in JSON")
 
 
@@ -205,7 +218,7 @@ def _write_revealed(value: Any) -> Any:
     if not isinstance(value, Secret):
         return _write_custom(value, REVEALED)
     try:
-        return msgspec.Raw(encode_revealed(value.reveal()))
+        return msgspec.Raw(_encode_revealed(value.reveal()))
     except Exception as error:
         why = type(error).__name__
     # Not inside the except clause: what encodes a text may carry all of it in its error.
@@ -250,13 +263,13 @@ def _pydantic_reasons(error: Any) -> str:
 
 
 encode = msgspec.json.Encoder(enc_hook=_write_custom).encode
-encode_revealed = msgspec.json.Encoder(enc_hook=_write_revealed).encode
+_encode_revealed = msgspec.json.Encoder(enc_hook=_write_revealed).encode
 _encode_sorted = msgspec.json.Encoder(enc_hook=_write_custom, order="sorted").encode
 
 
-def encode_sorted_and_revealed(value: Any) -> bytes:
+def encode_revealed(value: Any) -> bytes:
     """Return the JSON text of a value with its Secrets, keys in alphabetical order."""
-    return sort_keys(encode_revealed(value))
+    return sort_keys(_encode_revealed(value))
 
 
 def decoder(annotation: Any) -> Callable[[str | bytes], Any]:

@@ -96,20 +96,26 @@ class Shape:
                 f"from JSON: {error}. {_NO_DECODER}"
             ) from error
         self._outgoing = outgoing
-        self._secretive = outgoing or any(map(jsonb.holds_secrets, kinds))
+        self._secretive = any(map(jsonb.holds_secrets, kinds))
         self._shows_order = any(map(jsonb.shows_order, kinds))
         self._shows_floats = any(map(jsonb.shows_floats, kinds))
         self._natural = all(map(jsonb.is_natural, kinds))
         self._takes_none = self._loads(b"null") and self._decode(b"null") is None
         self._write = jsonb.encode_sorted if self._shows_order else jsonb.encode
         if self._secretive:
-            self._write = jsonb.encode_sorted_and_revealed
+            self._write = jsonb.encode_revealed
         self._use(codecs)
 
     def with_codecs(self, codecs: Codecs | None) -> Shape:
         """The same with other codecs."""
         other = copy.copy(self)
         other._use(codecs)
+        return other
+
+    def _revealing(self) -> Shape:
+        other = copy.copy(self)
+        other._secretive = True
+        other._write = jsonb.encode_revealed
         return other
 
     def _use(self, codecs: Codecs | None) -> None:
@@ -134,6 +140,8 @@ class Shape:
         try:
             raw = self._write(value)
         except Exception as error:
+            if self._outgoing and not self._secretive:
+                return self._revealing().store_and_load(value)  # there is a Secret, or it is bad
             raise self._unwritable(value, error) from self._shown(error)
         if self._shows_floats:
             raw = jsonb.settle_floats(raw)
@@ -150,8 +158,6 @@ class Shape:
             raise self._unfit(error) from self._shown(error)
         if not self._is_whole(raw, value, loaded):
             self._refuse_losses(value)
-        if self._shows_order and jsonb.STARS in raw:
-            self._refuse_stars(value)
         if self._secretive:
             self._check_secrets(value, loaded)
         if self._wraps and (self._codecs is not None or raw.startswith(envelope.MAYBE_WRITTEN)):
@@ -164,12 +170,12 @@ class Shape:
         Raises UnreadableValue if a codec is missing. Dicts have their keys in alphabetical order,
         whatever order the text has.
         """
-        if self._looks_first and envelope.is_sealed(text):
+        if self._looks_first and text[:9] in envelope.SEALED:
             text = self._opened(text)
         try:
             return self._decode(jsonb.sort_keys(text) if self._shows_order else text)
         except Exception as error:
-            if not self._looks_first and envelope.is_sealed(text):
+            if not self._looks_first and text[:9] in envelope.SEALED:
                 self._opened(text)
             raise self._unfit(error) from self._shown(error)
 
@@ -278,11 +284,6 @@ class Shape:
     def _refuse_losses(self, value: Any) -> None:
         for path, why in places.losses(value):
             raise self._refused(path, why)
-
-    def _refuse_stars(self, value: Any) -> None:
-        for path in places.holders(value, lambda part: hasattr(part, "get_secret_value")):
-            why = "pydantic writes its SecretStr as stars, so it would be lost."
-            raise self._refused(path, why, "Declare it as rowlock.Secret[str].")
 
     def _unfit(self, error: Exception) -> InvalidValue:
         if isinstance(error, RecursionError):
