@@ -203,7 +203,7 @@ class Execution:
             self._finish(Outcome.FAILED, error=error)
             return
         deadline_in = self.claimed.deadline_in
-        if deadline_in is not None and deadline_in <= 0 and not self._history:
+        if deadline_in is not None and deadline_in <= 0 and self.epoch == 1:
             self._finish(Outcome.FAILED, error=DeadlineExceeded(self.workflow.name))
             return
         context = contextvars.copy_context()
