@@ -546,6 +546,11 @@ class App:
         run's error says so. Register an undo *before* the step it undoes if that may take effect
         and still fail.
         """
+        if not isinstance(undo, AsyncStep | SyncStep | AsyncTransaction | SyncTransaction):
+            raise MisplacedCall(
+                f"app.compensate takes a step and its arguments, such as app.compensate(unbook, "
+                f"trip), not {undo!r}"
+            )
         undo.compensate(*args, **kwargs)
 
     # --- checks
