@@ -37,6 +37,7 @@ from rowlock.model.groups import GroupShape
 from rowlock.model.inputs import Inputs, hints_of
 from rowlock.model.retry import Retry
 from rowlock.model.values import Shape
+from rowlock.runtime import source
 from rowlock.settings import Settings
 from rowlock.store.transactions import ISOLATION_LEVELS
 from rowlock.workflow import (
@@ -126,7 +127,7 @@ class App:
         self._errors = ErrorRegistry(errors)
         self._codecs = Codecs.of(codec)
         self._workflows: dict[str, WorkflowCode] = {}
-        self._steps: set[str] = set()
+        self._steps: dict[str, Callable[..., Any]] = {}
         self._queues: dict[str, Queue] = {"default": Queue(name, "default")}
 
     def __repr__(self) -> str:
@@ -135,8 +136,15 @@ class App:
     @property
     def code(self) -> Code:
         """What a worker needs to run this app."""
+        functions = {name: code.function for name, code in self._workflows.items()} | self._steps
+        lines = {name: source.line_of(function) for name, function in functions.items()}
         return Code(
-            self.name, dict(self._workflows), tuple(self._queues), self._errors, self._codecs
+            self.name,
+            dict(self._workflows),
+            tuple(self._queues),
+            self._errors,
+            self._codecs,
+            {name: line for name, line in lines.items() if line is not None},
         )
 
     @property
@@ -238,7 +246,7 @@ class App:
         """
 
         def register(function: Callable[..., Any]) -> Any:
-            step_name = self._step_name(name or function.__name__)
+            step_name = self._step_name(name or function.__name__, function)
             shape = self._shape(_returns(function), f"the result of step {step_name}")
             _check_timeout(step_name, timeout)
             kind = AsyncStep if _is_async(function) else SyncStep
@@ -282,7 +290,7 @@ class App:
         """
 
         def register(function: Callable[..., Any]) -> Any:
-            step_name = self._step_name(name or function.__name__)
+            step_name = self._step_name(name or function.__name__, function)
             if not inspect.signature(function).parameters:
                 raise ConfigurationError(
                     f"transaction {step_name} needs a first parameter: the connection to write with"
@@ -574,13 +582,13 @@ class App:
             )
         return name
 
-    def _step_name(self, name: str) -> str:
+    def _step_name(self, name: str, function: Callable[..., Any]) -> str:
         _checked(name, "step")
         if name in self._steps:
             raise ConfigurationError(
                 f"app {self.name} has two steps named {name}; give one a name=…"
             )
-        self._steps.add(name)
+        self._steps[name] = function
         return name
 
 

@@ -46,7 +46,7 @@ from rowlock.model.envelope import Codecs
 from rowlock.model.failure import Failure
 from rowlock.model.history import History, Locked, Misfit, Record, describe
 from rowlock.model.states import Outcome
-from rowlock.runtime import stopping
+from rowlock.runtime import source, stopping
 from rowlock.runtime.branches import Branch, RunLoop, Spinning
 from rowlock.runtime.in_flight import IN_MEMORY_S, InFlight
 from rowlock.runtime.journal import EMPTY, LOST, RECORDED, REFUSED, UNDELIVERABLE, Journal
@@ -261,6 +261,7 @@ class Execution:
             if not self._history.called(place, command.kind, command.name):
                 self._fresh.append(request)
         except Misfit as misfit:
+            misfit.line = source.line_of_caller()
             self._misfit = self._misfit or misfit
         return future
 
@@ -309,7 +310,7 @@ class Execution:
         if request is None:
             waiting = [str(r) for r in self._requests.values() if not r.future.done()]
             found = "a wait for " + ", ".join(waiting[:3]) if waiting else "no such call"
-            raise Misfit(record.place, str(record), found)
+            raise Misfit(record.place, str(record), found, record.name)
         del self._requests[record.place]
         if not request.future.done():
             self._load(request, record.output, record.error).deliver()
@@ -510,7 +511,8 @@ class Execution:
         undo = not undone and bool(self._undos) and self._is_failure(error)
         for record in self._history.undelivered():
             if record.place not in self._requests and not (undo and record.place.startswith(UNDO)):
-                raise Misfit(record.place, str(record), "the end of the workflow")
+                end = "the end of the workflow"
+                raise Misfit(record.place, str(record), end, record.name)
         self._ending = True
         self._cancel_branches()
         if self._verdict is not None:
@@ -685,6 +687,8 @@ class Execution:
             misfit.found,
             self.claimed.version or None,
             self.host.version or None,
+            misfit.line or source.line_of(self.workflow.function),
+            self.host.code.lines.get(misfit.expected_name),
         )
         return {
             "kind": "nondeterminism",
@@ -692,6 +696,8 @@ class Execution:
             "place": error.place,
             "expected": error.expected,
             "found": error.found,
+            "line": error.line,
+            "expected_line": error.expected_line,
             "recorded_version": error.recorded_version,
             "running_version": error.running_version,
         }
