@@ -17,7 +17,8 @@ from rowlock.errors import Disconnected
 from rowlock.store.migrate import migrate
 from telemetry.pages import page_when, scrape
 from tls.conftest import SecureServer
-from workers import checks, sample
+from workers import sample
+from workers.looking import looking_into
 from workers.process import Worker
 from workers.until import Sql, until
 
@@ -47,20 +48,17 @@ def test_workers_clients_and_commands_work_over_verified_tls(
     secure: SecureServer, database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     url = secure.url(database)
-    monkeypatch.setenv("TRACE_URL", url)
     done = rowlock("migrate", database=url)
     assert done.returncode == 0, done.stderr
-    look = Sql(url)
-    look(sample.SCHEMA)
-    look_again = seen_sessions(look, set())
     with (
+        looking_into(url, monkeypatch) as look,
         sample.app.blocking_client(Settings(database_url=url)) as client,
         Worker(url, poll_s=FAR_BEYOND_THE_TEST_S) as worker,
     ):
+        look_again = seen_sessions(look, set())
         runs = client.start_many([sample.mixed(f"r{n}", n + 1) for n in range(4)])
         sync = client.start(sample.sync_mixed("sync"))
-        while not all(run.status() == "succeeded" for run in [*runs, sync]):
-            look_again()
+        until(lambda: look_again() and all(r.status() == "succeeded" for r in [*runs, sync]))
         assert sync.result(timeout=10) == 3
         until(lambda: "rowlock listen" in look_again())
         # Nobody looks by himself for minutes: only a notification can bring it to the worker.
@@ -68,11 +66,9 @@ def test_workers_clients_and_commands_work_over_verified_tls(
         assert client.start(sample.echo(7)).result(timeout=60) == 7
         worker.terminate()
         assert worker.wait() == 0
-    purposes = {"journal", "control", "listen", "transaction", "client"}
-    assert {f"rowlock {purpose}" for purpose in purposes} <= look_again()
-    assert look.one("select count(*) from ledger") == 14
-    assert checks.broken(url) == {}
-    look.close()
+        purposes = {"journal", "control", "listen", "transaction", "client"}
+        assert {f"rowlock {purpose}" for purpose in purposes} <= look_again()
+        assert look.one("select count(*) from ledger") == 14
 
     (tmp_path / "shop.py").write_text(SHOP)
     port = free_port()
@@ -80,9 +76,9 @@ def test_workers_clients_and_commands_work_over_verified_tls(
         running(tmp_path, "worker", "shop:app", database=url),
         running(tmp_path, "exporter", f"--port={port}", database=url),
     ):
+        page_when(port, lambda page: page.value("rowlock_workers", app="shop", state="alive") == 1)
         done = rowlock("start", "sums", "--app=shop", "--arg", "a=1", "--wait", database=url)
         assert (done.returncode, done.stdout.strip()) == (0, "3")
-        page_when(port, lambda page: page.value("rowlock_workers", app="shop", state="alive") == 1)
         assert scrape(port).value("rowlock_database_up") == 1
 
 
@@ -183,11 +179,9 @@ def test_a_client_may_show_a_certificate_instead_of_a_password(
         administrator.execute("drop role if exists certified")
         administrator.execute("create role certified login superuser")
     url = secure.url(database, user="certified", sslcert=shown.certificate, sslkey=shown.key)
-    monkeypatch.setenv("TRACE_URL", url)
     migrate(url)
-    look = Sql(url)
-    look(sample.SCHEMA)
     with (
+        looking_into(url, monkeypatch) as look,
         sample.app.blocking_client(Settings(database_url=url)) as client,
         Worker(url) as worker,
     ):
@@ -195,7 +189,6 @@ def test_a_client_may_show_a_certificate_instead_of_a_password(
         assert {subject for _, _, subject in look(SESSIONS)} == {"/CN=certified"}
         worker.terminate()
         assert worker.wait() == 0
-    look.close()
 
     forged = secure.stranger.signs("certified")
     with pytest.raises(Disconnected, match="does not know the authority that signed our sslcert"):
