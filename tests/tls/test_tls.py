@@ -53,7 +53,7 @@ def test_workers_clients_and_commands_work_over_verified_tls(
     with (
         looking_into(url, monkeypatch) as look,
         sample.app.blocking_client(Settings(database_url=url)) as client,
-        Worker(url, poll_s=FAR_BEYOND_THE_TEST_S) as worker,
+        Worker(url, lease_s=FAR_BEYOND_THE_TEST_S, poll_s=FAR_BEYOND_THE_TEST_S) as worker,
     ):
         look_again = seen_sessions(look, set())
         runs = client.start_many([sample.mixed(f"r{n}", n + 1) for n in range(4)])
@@ -183,7 +183,7 @@ def test_a_client_may_show_a_certificate_instead_of_a_password(
     with (
         looking_into(url, monkeypatch) as look,
         sample.app.blocking_client(Settings(database_url=url)) as client,
-        Worker(url) as worker,
+        Worker(url, lease_s=FAR_BEYOND_THE_TEST_S) as worker,
     ):
         assert client.start(sample.sync_mixed("sync")).result(timeout=60) == 3
         assert {subject for _, _, subject in look(SESSIONS)} == {"/CN=certified"}
