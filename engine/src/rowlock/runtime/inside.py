@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from rowlock.model.commands import Command, ExecuteStep
 from rowlock.runtime.branches import Run, RunLoop
-from rowlock.runtime.stop import Stop
+from rowlock.runtime.step_stop import StepStop
 
 R = TypeVar("R")
 
@@ -29,14 +29,14 @@ class Thread(Protocol):
 
 class _Step(NamedTuple):
     name: str
-    stop: Stop
+    stop: StepStop
 
 
 _step: ContextVar[_Step | None] = ContextVar("rowlock_step", default=None)
 _thread: ContextVar[Thread | None] = ContextVar("rowlock_thread", default=None)
 
 
-def enter_step(name: str, stop: Stop) -> None:
+def enter_step(name: str, stop: StepStop) -> None:
     """What runs in this context from here on is the inside of a step."""
     _step.set(_Step(name, stop))
     _thread.set(None)
@@ -51,7 +51,7 @@ def step_alone(name: str) -> Iterator[None]:
     if _step.get() is not None:
         yield
         return
-    token = _step.set(_Step(name, Stop()))
+    token = _step.set(_Step(name, StepStop()))
     try:
         yield
     finally:
@@ -87,7 +87,7 @@ def step() -> str | None:
     return None if here is None else here.name
 
 
-def stop() -> Stop | None:
+def stop() -> StepStop | None:
     """Whether anybody still waits for the step whose inside this is."""
     here = _here()
     return None if here is None else here.stop

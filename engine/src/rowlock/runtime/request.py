@@ -8,7 +8,7 @@ from typing import Any
 
 from rowlock.model.commands import Command
 from rowlock.model.history import describe
-from rowlock.runtime.stop import Stop
+from rowlock.runtime.step_stop import StepStop
 
 
 class Request:
@@ -41,7 +41,7 @@ class Request:
         self.attempt = 0
         self.timer: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[Any] | None = None
-        self.stop = Stop()
+        self.stop = StepStop()
         """Of the present attempt, if it is a step."""
 
     def cancel_timer(self) -> None:

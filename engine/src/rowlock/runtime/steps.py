@@ -26,8 +26,8 @@ from rowlock.runtime import inside
 from rowlock.runtime.execution import Execution
 from rowlock.runtime.in_flight import IN_MEMORY_S
 from rowlock.runtime.request import Request
+from rowlock.runtime.step_stop import StepStop
 from rowlock.runtime.step_threads import StepThreads
-from rowlock.runtime.stop import Stop
 from rowlock.store.connection import Backoff, Disconnected, SessionPool
 from rowlock.store.statements import RECORD_FAILED_TRANSACTION, RECORDED
 from rowlock.store.transactions import (
@@ -112,7 +112,7 @@ class StepRunner:
 
     def _begin_attempt(self, execution: Execution, request: Request) -> None:
         request.attempt += 1
-        request.stop = Stop()
+        request.stop = StepStop()
         inside.enter_step(request.command.name, request.stop)
         logs.enter(
             logs.Where(
@@ -460,7 +460,7 @@ def _without_stop(function: Callable[..., Any], *args: Any, **kwargs: Any) -> An
 
 
 @asynccontextmanager
-async def _in_time(command: ExecuteStep, stop: Stop) -> AsyncIterator[None]:
+async def _in_time(command: ExecuteStep, stop: StepStop) -> AsyncIterator[None]:
     """What is inside may take as long as the step's timeout; what comes of it later is void.
 
     A step that was told so may have given half of its work: that is void however early it came.

@@ -14,11 +14,11 @@ import psycopg
 import pytest
 
 from rowlock import App, Retry
-from rowlock.errors import ConfigurationError, MisplacedCall, StepTimeout
+from rowlock.errors import ConfigurationError, MisplacedCall, RunFailed, StepTimeout
 from rowlock.runtime.step_threads import StepThreads
 from runtime.bench import Bench, Open, until
 
-app = App("stopping")
+app = App("abandoned")
 log: list[str] = []
 BEGAN = threading.Event()
 RELEASE = threading.Event()
@@ -258,6 +258,19 @@ async def test_a_step_is_told_that_its_branch_gave_it_up(bench: Open) -> None:
     async with bench(app) as work:
         assert await work.result(lets_go("unlimited", LIMIT_S)) == "let go"
         await until(lambda: log == ["unlimited begins", "unlimited was told"])
+
+
+@pytest.mark.parametrize("force", [False, True])
+async def test_a_step_is_told_that_its_run_is_cancelled(bench: Open, force: bool) -> None:
+    async with bench(app, noise=("it was cancelled",)) as work:
+        run = await work.start(calls("unlimited"))
+        await until(BEGAN.is_set)
+        await run.cancel(force=force)
+        await until(lambda: log == ["unlimited begins", "unlimited was told"])
+        with pytest.raises(RunFailed) as ended:
+            await run.result(PATIENCE_S)
+        assert ended.value.status == "cancelled"
+        assert [step.name for step in await run.steps() if step.kind == "step"] == []
 
 
 async def test_a_step_is_told_that_its_run_goes_on_elsewhere(bench: Open) -> None:

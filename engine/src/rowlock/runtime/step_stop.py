@@ -10,7 +10,7 @@ import math
 import time
 
 
-class Stop:
+class StepStop:
     """See the module's text. Any thread may ask; no lock is needed, as nothing is ever unset."""
 
     __slots__ = ("_is_late", "_is_set", "_until")
