@@ -7,7 +7,7 @@ signature or an option is refused here, when the module is imported, not when a 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
@@ -31,9 +31,12 @@ from rowlock.model.commands import (
     Sleep,
     seconds_of,
 )
+from rowlock.model.envelope import Chain, Codec, Codecs
 from rowlock.model.failure import ErrorRegistry
+from rowlock.model.groups import GroupShape
+from rowlock.model.inputs import Inputs, hints_of
 from rowlock.model.retry import Retry
-from rowlock.model.values import Inputs, Shape, hints_of
+from rowlock.model.values import Shape
 from rowlock.runtime import inside
 from rowlock.settings import Settings
 from rowlock.store.transactions import ISOLATION_LEVELS
@@ -106,7 +109,9 @@ class App:
     """A named set of workflows, steps and queues.
 
     ``name``: unique among the apps that share a database. ``errors``: exception types that are
-    raised as themselves when a recorded error is replayed (Python's own always are).
+    raised as themselves when a recorded error is replayed (Python's own always are). ``codec``:
+    what encodes the values that are stored, see rowlock.codecs; of several the first one writes,
+    all read.
     """
 
     def __init__(
@@ -114,11 +119,13 @@ class App:
         name: str,
         *,
         errors: Iterable[type[Exception]] = (),
+        codec: Codec | Chain | Sequence[Codec | Chain] | None = None,
         settings: Settings | None = None,
     ) -> None:
         self.name = _checked(name, "app")
         self._settings = settings
         self._errors = ErrorRegistry(errors)
+        self._codecs = Codecs.of(codec)
         self._workflows: dict[str, WorkflowCode] = {}
         self._steps: set[str] = set()
         self._queues: dict[str, Queue] = {"default": Queue(name, "default")}
@@ -129,7 +136,9 @@ class App:
     @property
     def code(self) -> Code:
         """What a worker needs to run this app."""
-        return Code(self.name, dict(self._workflows), tuple(self._queues), self._errors)
+        return Code(
+            self.name, dict(self._workflows), tuple(self._queues), self._errors, self._codecs
+        )
 
     @property
     def settings(self) -> Settings:
@@ -195,8 +204,8 @@ class App:
                 self._queue_name(queue),
                 function,
                 _is_async(function),
-                Inputs.of(function),
-                Shape(_returns(function), f"the result of workflow {workflow_name}"),
+                Inputs.of(function, codecs=self._codecs),
+                self._shape(_returns(function), f"the result of workflow {workflow_name}"),
             )
             self._workflows[workflow_name] = code
             return Workflow(code, function)
@@ -231,7 +240,7 @@ class App:
 
         def register(function: Callable[..., Any]) -> Any:
             step_name = self._step_name(name or function.__name__)
-            shape = Shape(_returns(function), f"the result of step {step_name}")
+            shape = self._shape(_returns(function), f"the result of step {step_name}")
             _check_policy(step_name, retry, timeout)
             kind = AsyncStep if _is_async(function) else SyncStep
             return kind(step_name, function, shape, retry, timeout)
@@ -284,7 +293,7 @@ class App:
                     f"transaction {step_name}: isolation must be one of "
                     f"{', '.join(ISOLATION_LEVELS)}, not {isolation!r}"
                 )
-            shape = Shape(_returns(function), f"the result of transaction {step_name}")
+            shape = self._shape(_returns(function), f"the result of transaction {step_name}")
             _check_policy(step_name, retry, timeout)
             kind = AsyncTransaction if _is_async(function) else SyncTransaction
             return kind(step_name, function, shape, retry, timeout, isolation)
@@ -343,7 +352,7 @@ class App:
         return CommandCall(
             ExecuteStep(
                 name,
-                Shape(annotation, f"the result of step {name}"),
+                self._shape(annotation, f"the result of step {name}"),
                 function,
                 _is_async(function),
                 args,
@@ -374,6 +383,7 @@ class App:
         return StartCall(
             call,
             call.start_command(
+                self._codecs,
                 key=key,
                 queue=queue_name,
                 priority=priority,
@@ -381,6 +391,7 @@ class App:
                 deadline_s=None if deadline is None else _span(deadline, "a deadline"),
                 detached=detached,
             ),
+            call.result_with(self._codecs),
         )
 
     @overload
@@ -428,10 +439,15 @@ class App:
                     f"{call!r}"
                 )
         children = [
-            call.start_command(queue=queue_name, priority=priority, attributes=text)
+            call.start_command(self._codecs, queue=queue_name, priority=priority, attributes=text)
             for call in calls
         ]
-        return MapCall(calls, children, self._errors, raises=not return_exceptions)
+        shape = GroupShape(
+            tuple(call.result_with(self._codecs) for call in calls),
+            tuple(call.workflow for call in calls),
+            self._errors,
+        )
+        return MapCall(children, shape, raises=not return_exceptions)
 
     # --- messages, events, streams
 
@@ -456,7 +472,9 @@ class App:
         """
         _checked(topic, "topic")
         seconds = None if timeout is None else _span(timeout, "a timeout")
-        return CommandCall(Receive(topic, Shape(type, f"a message on topic {topic}"), seconds))
+        return CommandCall(
+            Receive(topic, self._shape(type, f"a message on topic {topic}"), seconds)
+        )
 
     def send(
         self, to: UUID | Child[Any], topic: str, value: Any = None, *, key: str | None = None
@@ -467,13 +485,13 @@ class App:
         key to that run is not sent again. Raises NotDelivered when the run has ended.
         """
         _checked(topic, "topic")
-        text = Shape(Any, f"a message on topic {topic}").store(value)
+        text = self._outgoing(value, f"a message on topic {topic}")
         return CommandCall(Send(topic, to.run_id if isinstance(to, Child) else to, text, key))
 
     def set_event(self, name: str, value: Any = None) -> Call[None]:
         """Show a value to others under a name; the latest counts, and stays after the end."""
         _checked(name, "event")
-        return CommandCall(SetEvent(name, Shape(Any, f"event {name}").store(value)))
+        return CommandCall(SetEvent(name, self._outgoing(value, f"event {name}")))
 
     @overload
     def get_event(
@@ -500,7 +518,7 @@ class App:
         _checked(name, "event")
         seconds = None if timeout is None else _span(timeout, "a timeout")
         run_id = run.run_id if isinstance(run, Child) else run
-        return CommandCall(AwaitEvent(name, run_id, Shape(type, f"event {name}"), seconds))
+        return CommandCall(AwaitEvent(name, run_id, self._shape(type, f"event {name}"), seconds))
 
     def emit(self, stream: str, value: Any = None) -> Call[None]:
         """Append a value to a stream of this run, which anybody may read, live or later.
@@ -508,7 +526,7 @@ class App:
         From a workflow exactly once; from a step each time the step is executed.
         """
         _checked(stream, "stream")
-        return CommandCall(Emit(stream, Shape(Any, f"an entry of stream {stream}").store(value)))
+        return CommandCall(Emit(stream, self._outgoing(value, f"an entry of stream {stream}")))
 
     # --- undoing
 
@@ -529,6 +547,11 @@ class App:
         run's error says so. Register an undo *before* the step it undoes if that may take effect
         and still fail.
         """
+        if not isinstance(undo, AsyncStep | SyncStep | AsyncTransaction | SyncTransaction):
+            raise MisplacedCall(
+                f"app.compensate takes a step and its arguments, such as app.compensate(unbook, "
+                f"trip), not {undo!r}"
+            )
         undo.compensate(*args, **kwargs)
 
     # --- in a step
@@ -551,6 +574,14 @@ class App:
         return stop.is_set()
 
     # --- checks
+
+    def _shape(self, annotation: Any, what: str) -> Shape:
+        """How values of this app are stored; all but attributes, which SQL searches."""
+        return Shape(annotation, what, codecs=self._codecs)
+
+    def _outgoing(self, value: Any, what: str) -> str:
+        """A value for others, whose types are not known here."""
+        return Shape(Any, what, codecs=self._codecs, outgoing=True).store(value)
 
     def _queue_name(self, queue: Queue | str | None) -> str:
         if queue is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Generic, Self, TypeVar
 from uuid import UUID
@@ -18,7 +18,7 @@ from rowlock.client import Client, Run, RunInfo, StreamEntry
 from rowlock.errors import MisplacedCall
 from rowlock.model.code import Code
 from rowlock.model.commands import seconds_of
-from rowlock.model.values import Shape
+from rowlock.model.envelope import Chain, Codec
 from rowlock.settings import Settings
 from rowlock.store.connection import Connection, Statement, translated
 from rowlock.store.statements import CANCEL, SEND, SET_EVENT, START, StepRow
@@ -64,9 +64,7 @@ class BlockingRun(Generic[R]):
     def set_event(
         self, name: str, value: Any = None, *, connection: Connection[Any] | None = None
     ) -> None:
-        text = Shape(Any, f"event {name}").store(value)
-        parameters = {"run": self.id, "name": name, "value": text}
-        self._client._tell(SET_EVENT, parameters, connection)
+        self._client._tell(SET_EVENT, self._run._event(name, value), connection)
 
     def event(
         self,
@@ -134,8 +132,9 @@ class BlockingClient:
         *,
         app: str | None = None,
         code: Code | None = None,
+        codec: Codec | Chain | Sequence[Codec | Chain] | None = None,
     ) -> None:
-        self._client = Client(where, app=app, code=code)
+        self._client = Client(where, app=app, code=code, codec=codec)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -212,7 +211,8 @@ class BlockingClient:
         with translated():
             row = connection.execute(START.sql, parameters).fetchone()
         assert row is not None
-        return BlockingRun(self, Run(self._client, row[0], call.result))
+        result = call.result_with(self._client._codecs)
+        return BlockingRun(self, Run(self._client, row[0], result))
 
     def start_many(
         self,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -36,7 +36,9 @@ from rowlock.errors import (
 )
 from rowlock.model.code import Code
 from rowlock.model.commands import seconds_of
+from rowlock.model.envelope import Chain, Codec, Codecs
 from rowlock.model.failure import ErrorRegistry, Failure
+from rowlock.model.inputs import Arguments
 from rowlock.model.states import Outcome, TaskState
 from rowlock.model.values import Shape
 from rowlock.settings import Settings
@@ -81,7 +83,6 @@ T = TypeVar("T")
 
 ATTRIBUTES = Shape(dict[str, Any], "attributes")
 ANY = Shape(Any, "the result")
-OUTCOMES_SHAPE = Shape(dict[str, Any], "outcomes")
 FIRST_PAUSE_S, MOST_PAUSE_S = 0.02, 0.25
 """Between two looks for what others do; longer as long as nothing happens."""
 MOST_ENTRIES = 1000
@@ -153,8 +154,7 @@ class RunInfo:
 
 def call(workflow: str, /, **arguments: Any) -> WorkflowCall[Any]:
     """Describe a run of a workflow whose code is not here: its name, its arguments by name."""
-    text = Shape(dict[str, Any], f"the input of workflow {workflow}").store(arguments)
-    return WorkflowCall(workflow, text, ANY)
+    return WorkflowCall(workflow, Arguments(workflow, arguments), ANY)
 
 
 class Run(Generic[R]):
@@ -225,16 +225,20 @@ class Run(Generic[R]):
         await self._client._tell(SEND, self._message(topic, value, key), connection)
 
     def _message(self, topic: str, value: Any, key: str | None) -> dict[str, Any]:
-        text = Shape(Any, f"a message on topic {topic}").store(value)
+        text = self._outgoing(value, f"a message on topic {topic}")
         return {"run": self.id, "topic": topic, "value": text, "key": key}
+
+    def _outgoing(self, value: Any, what: str) -> str:
+        return Shape(Any, what, codecs=self._client._codecs, outgoing=True).store(value)
 
     async def set_event(
         self, name: str, value: Any = None, *, connection: AsyncConnection[Any] | None = None
     ) -> None:
         """Set an event of it, as the run itself does with ``app.set_event``. Raises Refused."""
-        text = Shape(Any, f"event {name}").store(value)
-        parameters = {"run": self.id, "name": name, "value": text}
-        await self._client._tell(SET_EVENT, parameters, connection)
+        await self._client._tell(SET_EVENT, self._event(name, value), connection)
+
+    def _event(self, name: str, value: Any) -> dict[str, Any]:
+        return {"run": self.id, "name": name, "value": self._outgoing(value, f"event {name}")}
 
     async def event(
         self,
@@ -248,7 +252,7 @@ class Run(Generic[R]):
         ``type``: what it is loaded as. ``timeout``: seconds or timedelta; 0 only looks. Raises
         ReceiveTimeout, EventNeverSet when the run has ended without it.
         """
-        shape = Shape(type, f"event {name}")
+        shape = Shape(type, f"event {name}", codecs=self._client._codecs)
         clock = asyncio.get_running_loop()
         until = None if timeout is None else clock.time() + seconds_of(timeout)
         pause_s = FIRST_PAUSE_S
@@ -276,7 +280,7 @@ class Run(Generic[R]):
         ``type``: what each value is loaded as. ``follow=False``: only those that are there.
         """
         await self._client._refuse_missing(self.id)
-        shape = Shape(type, f"an entry of stream {name}")
+        shape = Shape(type, f"an entry of stream {name}", codecs=self._client._codecs)
         pause_s = FIRST_PAUSE_S
         while True:
             # Asked first: what it emitted before its end is there afterwards.
@@ -328,7 +332,7 @@ class Run(Generic[R]):
 
         ``call``: a call of its workflow with other arguments. Raises Refused, UnknownRun.
         """
-        text = None if call is None else call.input
+        text = None if call is None else call.input_with(self._client._codecs)
         await self._client._write(REWIND, {"run": self.id, "place": place, "input": text}, self.id)
 
     async def fork(
@@ -343,13 +347,19 @@ class Run(Generic[R]):
         ``call``: a call of its workflow with other arguments. ``outcomes``: other outcomes by
         place. The key is not copied. Raises Refused, UnknownRun, InvalidValue.
         """
-        edited = None if outcomes is None else OUTCOMES_SHAPE.store(dict(outcomes))
+        edited = None
+        if outcomes is not None:
+            texts = {
+                at: msgspec.Raw(self._outgoing(value, f"the outcome at {at}").encode())
+                for at, value in outcomes.items()
+            }
+            edited = msgspec.json.encode(texts).decode()
         [run_id] = await self._client._write(
             FORK,
             {
                 "run": self.id,
                 "place": place,
-                "input": None if call is None else call.input,
+                "input": None if call is None else call.input_with(self._client._codecs),
                 "outcomes": edited,
             },
             self.id,
@@ -415,7 +425,8 @@ class Tail:
 class Client:
     """A client of one app: ``async with Client(url, app="shop") as client:``.
 
-    With the code (``app.client()``) results come back typed; without it as plain JSON.
+    With the code (``app.client()``) results come back typed; without it as plain JSON. ``codec``:
+    the App's own, where the code is not here.
     """
 
     def __init__(
@@ -424,6 +435,7 @@ class Client:
         *,
         app: str | None = None,
         code: Code | None = None,
+        codec: Codec | Chain | Sequence[Codec | Chain] | None = None,
     ) -> None:
         if isinstance(where, str):
             where = Settings.from_environment().with_(database_url=where)
@@ -434,6 +446,7 @@ class Client:
         self._app = code.app if code else app
         self._code = code
         self._errors = code.errors if code else ErrorRegistry()
+        self._codecs = code.codecs if code and codec is None else Codecs.of(codec)
         self._sessions: SessionPool | None = None
         self._waiting: dict[UUID, set[asyncio.Future[Ended]]] = {}
         self._poller: asyncio.Task[None] | None = None
@@ -501,7 +514,7 @@ class Client:
             run_id = await _one_on(connection, START, parameters)
         else:
             [run_id] = await self._write(START, parameters)
-        return Run(self, run_id, call.result)
+        return Run(self, run_id, call.result_with(self._codecs))
 
     def _start_parameters(
         self,
@@ -521,7 +534,7 @@ class Client:
             )
         return {
             "workflow": call.workflow,
-            "input": call.input,
+            "input": call.input_with(self._codecs),
             "key": key,
             "queue": queue,
             "app": self._app,
@@ -588,7 +601,7 @@ class Client:
             else:
                 ids = await self._write(START_MANY, parameters)
             handles += [
-                Run(self, run_id, one.result)
+                Run(self, run_id, one.result_with(self._codecs))
                 for run_id, one in zip(ids, calls[first : first + CHUNK], strict=True)
             ]
         return handles
@@ -597,7 +610,7 @@ class Client:
 
     def run(self, run_id: UUID | str, workflow: Any = None) -> Run[Any]:
         """A handle on a run by its id; with the ``workflow`` object its result comes back typed."""
-        shape = workflow.code.result if workflow is not None else ANY
+        shape = workflow.code.result if workflow else ANY.with_codecs(self._codecs)
         return Run(self, UUID(str(run_id)), shape)
 
     async def runs(

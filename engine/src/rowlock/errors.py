@@ -34,6 +34,17 @@ class InvalidValue(RowlockError, ValueError):
         super().__init__(f"{what} can't be used{where}: {why}" + (f" {hint}" if hint else ""))
 
 
+class UnreadableValue(InvalidValue):
+    """A stored value went through a codec that this process does not have, or has no key for.
+
+    A run that meets one is blocked, not failed: with the codec it can go on.
+    """
+
+    def __init__(self, what: str, path: str, why: str, hint: str = "", codec: str = "") -> None:
+        self.codec = codec
+        super().__init__(what, path, why, hint)
+
+
 class Refused(RowlockError):
     """The database refused a request before it wrote anything; ``sqlstate`` is stable."""
 

@@ -28,9 +28,10 @@ from rowlock.model.commands import (
     StartGroup,
     seconds_of,
 )
-from rowlock.model.failure import ErrorRegistry
+from rowlock.model.envelope import Codecs
 from rowlock.model.groups import GroupShape
 from rowlock.model.history import describe
+from rowlock.model.inputs import Arguments
 from rowlock.model.retry import Retry
 from rowlock.model.values import Shape
 from rowlock.runtime import inside
@@ -166,21 +167,33 @@ def _refuse(command: Command, *, blocking: bool) -> NoReturn:
 
 
 class WorkflowCall(Call[R_co]):
-    """A workflow with its arguments: what to start, or to await as a child run."""
+    """A workflow with its arguments: what to start, or to await as a child run.
 
-    __slots__ = ("input", "result", "workflow")
+    The arguments of a call without the code are encoded by whoever starts it.
+    """
 
-    def __init__(self, workflow: str, input: str, result: Shape) -> None:  # noqa: A002
+    __slots__ = ("_input", "result", "workflow")
+
+    def __init__(self, workflow: str, input: str | Arguments, result: Shape) -> None:  # noqa: A002
         super().__init__()
         self.workflow = workflow
-        self.input = input
+        self._input = input
         self.result = result
+
+    def input_with(self, codecs: Codecs | None) -> str:
+        """The input as it is stored; raises InvalidValue for a Secret that nothing hides."""
+        return self._input if isinstance(self._input, str) else self._input.stored(codecs)
+
+    def result_with(self, codecs: Codecs | None) -> Shape:
+        """How the result is loaded."""
+        return self.result if isinstance(self._input, str) else self.result.with_codecs(codecs)
 
     def __repr__(self) -> str:
         return f"<call of workflow {self.workflow}>"
 
     def start_command(
         self,
+        codecs: Codecs | None = None,
         *,
         key: str | None = None,
         queue: str | None = None,
@@ -194,16 +207,27 @@ class WorkflowCall(Call[R_co]):
                 f"priority is {priority!r}, but must be a whole number from 0 (first) to 100 (last)"
             )
         return StartChild(
-            self.workflow, self.input, queue, key, priority, attributes, deadline_s, detached
+            self.workflow,
+            self.input_with(codecs),
+            queue,
+            key,
+            priority,
+            attributes,
+            deadline_s,
+            detached,
         )
 
     async def _perform(self) -> R_co:
-        run_id = await perform(self.start_command())
-        return cast("R_co", await perform(AwaitRun(self.workflow, run_id, self.result)))
+        codecs = inside.codecs()
+        run_id = await perform(self.start_command(codecs))
+        awaited = AwaitRun(self.workflow, run_id, self.result_with(codecs))
+        return cast("R_co", await perform(awaited))
 
     def wait(self) -> R_co:
-        run_id = perform_blocking(self.start_command())
-        return cast("R_co", perform_blocking(AwaitRun(self.workflow, run_id, self.result)))
+        codecs = inside.codecs()
+        run_id = perform_blocking(self.start_command(codecs))
+        awaited = AwaitRun(self.workflow, run_id, self.result_with(codecs))
+        return cast("R_co", perform_blocking(awaited))
 
 
 class Workflow(Generic[P, R]):
@@ -260,19 +284,20 @@ class Child(Generic[R]):
 class StartCall(Call[Child[R]]):
     """Start a child run and give its handle."""
 
-    __slots__ = ("_call", "_command")
+    __slots__ = ("_call", "_command", "_result")
 
-    def __init__(self, call: WorkflowCall[R], command: StartChild) -> None:
+    def __init__(self, call: WorkflowCall[R], command: StartChild, result: Shape) -> None:
         super().__init__()
         self._call = call
         self._command = command
+        self._result = result
 
     async def _perform(self) -> Child[R]:
-        return Child(self._call.workflow, await perform(self._command), self._call.result)
+        return Child(self._call.workflow, await perform(self._command), self._result)
 
     def wait(self) -> Child[R]:
         run_id = perform_blocking(self._command)
-        return Child(self._call.workflow, run_id, self._call.result)
+        return Child(self._call.workflow, run_id, self._result)
 
 
 class MapCall(Call[list[R]]):
@@ -280,19 +305,10 @@ class MapCall(Call[list[R]]):
 
     __slots__ = ("_children", "_raises", "_shape")
 
-    def __init__(
-        self,
-        calls: list[WorkflowCall[R]],
-        children: list[StartChild],
-        errors: ErrorRegistry,
-        *,
-        raises: bool,
-    ) -> None:
+    def __init__(self, children: list[StartChild], shape: GroupShape, *, raises: bool) -> None:
         super().__init__()
         self._children = tuple(children)
-        self._shape = GroupShape(
-            tuple(call.result for call in calls), tuple(call.workflow for call in calls), errors
-        )
+        self._shape = shape
         self._raises = raises
 
     async def _perform(self) -> list[R]:

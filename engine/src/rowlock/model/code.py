@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rowlock.model.envelope import Codecs
 from rowlock.model.failure import ErrorRegistry
-from rowlock.model.values import Inputs, Shape
+from rowlock.model.inputs import Inputs
+from rowlock.model.values import Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +26,10 @@ class WorkflowCode:
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """One app: its workflows by name, its queues, and the errors it can raise again."""
+    """One app: its workflows by name, its queues, the errors it can raise again, its codecs."""
 
     app: str
     workflows: Mapping[str, WorkflowCode]
     queues: tuple[str, ...]
     errors: ErrorRegistry
+    codecs: Codecs | None = None

@@ -7,7 +7,7 @@ there again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
@@ -74,7 +74,7 @@ class StartChild:
     """Start a run of another workflow; gives its id."""
 
     name: str
-    input: str
+    input: str = field(repr=False)
     queue: str | None = None
     key: str | None = None
     priority: int | None = None

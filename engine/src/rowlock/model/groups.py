@@ -16,7 +16,7 @@ from rowlock.model.values import MAX_VALUE_BYTES, Shape
 
 
 class _Member(msgspec.Struct):
-    ok: msgspec.Raw | None = None
+    ok: msgspec.Raw = msgspec.Raw(b"null")
     failed: Failure | None = None
 
 
@@ -66,7 +66,7 @@ class GroupShape:
             why = f"there are {len(members)}, not {len(self._shapes)}."
             raise InvalidValue(self.what, "", why)
         return [
-            shape.load(bytes(member.ok or b"null"))
+            shape.load(bytes(member.ok))
             if member.failed is None
             else self._errors.rebuild(member.failed, f"workflow {workflow}")
             for member, shape, workflow in zip(members, self._shapes, self._workflows, strict=True)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from rowlock.errors import UnreadableValue
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -34,6 +36,14 @@ class Misfit(Exception):
         self.expected = expected
         self.found = found
         super().__init__(f"at {place}: expected {expected}, found {found}")
+
+
+class Locked(Misfit):
+    """A recorded value can't be read here for want of a codec; the code is not at fault."""
+
+    def __init__(self, place: str, error: UnreadableValue) -> None:
+        self.error = error
+        super().__init__(place, "a codec that reads it", str(error))
 
 
 class History:

@@ -22,6 +22,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 from rowlock.errors import MisplacedCall
 from rowlock.model.commands import Command, ExecuteStep
+from rowlock.model.envelope import Codecs
 
 T = TypeVar("T")
 
@@ -107,6 +108,11 @@ class Run(Protocol):
     @property
     def is_over(self) -> bool:
         """Whether its code has ended, or is being thrown away."""
+        ...
+
+    @property
+    def codecs(self) -> Codecs | None:
+        """What encodes its values."""
         ...
 
     def request(self, command: Command) -> Future[Any]: ...

@@ -37,12 +37,14 @@ from rowlock.errors import (
     RunFailed,
     StepFailed,
     Suspended,
+    UnreadableValue,
 )
 from rowlock.model.code import Code, WorkflowCode
 from rowlock.model.commands import RUN_ID, AwaitRun, Command, ExecuteStep, Receive
 from rowlock.model.deliveries import Deliveries
+from rowlock.model.envelope import Codecs
 from rowlock.model.failure import Failure
-from rowlock.model.history import History, Misfit, Record, describe
+from rowlock.model.history import History, Locked, Misfit, Record, describe
 from rowlock.model.states import Outcome
 from rowlock.runtime import stopping
 from rowlock.runtime.branches import Branch, RunLoop, Spinning
@@ -164,6 +166,11 @@ class Execution:
         """Its code runs no more; it only waits for the journal."""
         return self._ending or bool(self.suspension)
 
+    @property
+    def codecs(self) -> Codecs | None:
+        """What encodes its values."""
+        return self.host.code.codecs
+
     def next_due(self) -> float | None:
         """When its next timer falls due (loop time)."""
         return min((r.due for r in self._requests.values() if r.due is not None), default=None)
@@ -189,11 +196,14 @@ class Execution:
         """Begin to run. What follows happens in callbacks of the worker's loop."""
         try:
             arguments = self.workflow.inputs.load(self.claimed.input)
+        except UnreadableValue as error:
+            self._block(Locked("", error))
+            return
         except InvalidValue as error:
             self._finish(Outcome.FAILED, error=error)
             return
         deadline_in = self.claimed.deadline_in
-        if deadline_in is not None and deadline_in <= 0 and not self._history:
+        if deadline_in is not None and deadline_in <= 0 and self.epoch == 1:
             self._finish(Outcome.FAILED, error=DeadlineExceeded(self.workflow.name))
             return
         context = contextvars.copy_context()
@@ -311,6 +321,8 @@ class Execution:
         shape = request.command.shape
         try:
             return Result(request, shape.load("null" if output is None else output))
+        except UnreadableValue as locked:
+            raise Locked(request.place, locked) from None
         except InvalidValue as misfit:
             if isinstance(request.command, Receive):
                 # It is as its sender made it: that is for this code to cope with.
@@ -386,6 +398,11 @@ class Execution:
         """What was asked for failed for good."""
         error = self._rebuild(request, failure)
         self.record(request, error=error, failure=failure.to_json(), seconds=seconds)
+
+    def lock(self, request: Request, unreadable: UnreadableValue) -> None:
+        """What came can't be read here: the run is blocked until it is where that can be."""
+        self._misfit = self._misfit or Locked(request.place, unreadable)
+        self.schedule_pump()
 
     def record_child(self, request: Request, run_id: UUID) -> None:
         """A keyed child was started over a connection of its own."""
@@ -640,8 +657,27 @@ class Execution:
             self._unload("finished")
 
     def _block(self, misfit: Misfit) -> None:
-        """This code must not go on with this history."""
+        """This code must not go on with this history, or can't read it."""
         self._ending = True
+        reason = self._reason_of(misfit)
+        self._context.copy().run(
+            log.error,
+            "%s",
+            reason["message"],
+            extra={"run": self.run_text, "workflow": self.workflow.name},
+        )
+        self.outbox.release(
+            msgspec.json.encode(reason), lambda _verdict, _detail: self.stop("blocked")
+        )
+
+    def _reason_of(self, misfit: Misfit) -> dict[str, Any]:
+        if isinstance(misfit, Locked):
+            return {
+                "kind": "codec",
+                "message": f"workflow {self.workflow.name} can't go on: {misfit.error}",
+                "place": misfit.place,
+                "codec": misfit.error.codec,
+            }
         error = Nondeterminism(
             self.workflow.name,
             misfit.place,
@@ -650,10 +686,7 @@ class Execution:
             self.claimed.version or None,
             self.host.version or None,
         )
-        self._context.copy().run(
-            log.error, "%s", error, extra={"run": self.run_text, "workflow": self.workflow.name}
-        )
-        reason = {
+        return {
             "kind": "nondeterminism",
             "message": str(error),
             "place": error.place,
@@ -662,9 +695,6 @@ class Execution:
             "recorded_version": error.recorded_version,
             "running_version": error.running_version,
         }
-        self.outbox.release(
-            msgspec.json.encode(reason), lambda _verdict, _detail: self.stop("blocked")
-        )
 
     # --- sleeping
 

@@ -24,6 +24,7 @@ from rowlock.errors import (
     ReceiveTimeout,
     RunFailed,
     UnknownRun,
+    UnreadableValue,
 )
 from rowlock.model.commands import (
     AwaitEvent,
@@ -315,6 +316,8 @@ class InFlight:
         """Record what others made; it may not be as this code declares it."""
         try:
             value = request.command.shape.load(text)
+        except UnreadableValue as locked:
+            self._run.lock(request, locked)
         except InvalidValue as misfit:
             self._run.record_failure(request, Failure.of(misfit))
         else:
@@ -362,6 +365,8 @@ class InFlight:
                 for one in members
             )
             value = command.shape.load(text)
+        except UnreadableValue as locked:
+            self._run.lock(request, locked)
         except InvalidValue as error:
             self._run.record_failure(request, Failure.of(error))
         else:

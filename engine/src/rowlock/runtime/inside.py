@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from rowlock.model.commands import Command, ExecuteStep
+from rowlock.model.envelope import Codecs
 from rowlock.runtime.branches import Run, RunLoop
 from rowlock.runtime.step_stop import StepStop
 
@@ -23,6 +24,8 @@ class Thread(Protocol):
 
     @property
     def is_over(self) -> bool: ...
+    @property
+    def codecs(self) -> Codecs | None: ...
     def perform(self, command: Command) -> Any: ...
     def compensate(self, undo: ExecuteStep) -> None: ...
 
@@ -79,6 +82,12 @@ def execution() -> Run | None:
 def thread() -> Thread | None:
     """The sync workflow that is running here."""
     return _thread.get()
+
+
+def codecs() -> Codecs | None:
+    """What encodes the values of the run that is running here."""
+    run = execution() or thread()
+    return None if run is None else run.codecs
 
 
 def step() -> str | None:

@@ -65,11 +65,11 @@ class Stopping:
     def set_deadline(self, seconds: float) -> None:
         """The run's deadline is so far away."""
         stop = Stop("deadline", DEADLINE_GRACE_S)
-        self._timers.append(
-            self._clock.call_later(
-                max(0.0, seconds), self._run.suspension.hold_or_do, self._ask, stop
-            )
-        )
+        if seconds <= 0:
+            self._ask(stop)
+        else:
+            hold_or_do = self._run.suspension.hold_or_do
+            self._timers.append(self._clock.call_later(seconds, hold_or_do, self._ask, stop))
 
     def on_request(self, request: CancelRequest) -> None:
         """Somebody wants the run cancelled."""

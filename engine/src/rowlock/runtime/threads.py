@@ -15,6 +15,7 @@ from typing import Any
 
 from rowlock.errors import Suspended
 from rowlock.model.commands import Command, ExecuteStep
+from rowlock.model.envelope import Codecs
 from rowlock.runtime import inside
 from rowlock.runtime.branches import Run
 
@@ -52,6 +53,11 @@ class WorkflowThread:
     def is_over(self) -> bool:
         """Whether the run has ended, or is being thrown away."""
         return self._execution.is_over
+
+    @property
+    def codecs(self) -> Codecs | None:
+        """What encodes the run's values."""
+        return self._execution.codecs
 
     # --- in the thread
 
