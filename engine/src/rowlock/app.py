@@ -37,7 +37,7 @@ from rowlock.model.groups import GroupShape
 from rowlock.model.inputs import Inputs, hints_of
 from rowlock.model.retry import Retry
 from rowlock.model.values import Shape
-from rowlock.runtime import source
+from rowlock.runtime import inside, source
 from rowlock.settings import Settings
 from rowlock.store.transactions import ISOLATION_LEVELS
 from rowlock.workflow import (
@@ -248,7 +248,7 @@ class App:
         def register(function: Callable[..., Any]) -> Any:
             step_name = self._step_name(name or function.__name__, function)
             shape = self._shape(_returns(function), f"the result of step {step_name}")
-            _check_timeout(step_name, timeout)
+            _check_policy(step_name, retry, timeout)
             kind = AsyncStep if _is_async(function) else SyncStep
             return kind(step_name, function, shape, retry, timeout)
 
@@ -301,7 +301,7 @@ class App:
                     f"{', '.join(ISOLATION_LEVELS)}, not {isolation!r}"
                 )
             shape = self._shape(_returns(function), f"the result of transaction {step_name}")
-            _check_timeout(step_name, timeout)
+            _check_policy(step_name, retry, timeout)
             kind = AsyncTransaction if _is_async(function) else SyncTransaction
             return kind(step_name, function, shape, retry, timeout, isolation)
 
@@ -561,6 +561,25 @@ class App:
             )
         undo.compensate(*args, **kwargs)
 
+    # --- in a step
+
+    def cancelled(self) -> bool:
+        """Whether nobody waits for this step any more: ask it in the loops of a plain function.
+
+        True once its timeout has passed, its run was cancelled or lost, or the worker hands its
+        runs back. What the step gives or raises from then on counts for nothing. Takes about a
+        microsecond. Raises MisplacedCall outside a step.
+        """
+        stop = inside.stop()
+        if stop is None:
+            raise MisplacedCall(
+                "app.cancelled was called outside a step. It says whether anybody still waits for "
+                "the step it is called in: a workflow's own code hears of its cancellation as "
+                "CancelledError. In a thread that a step started itself, run the function in the "
+                "step's context: contextvars.copy_context().run(function)."
+            )
+        return stop.is_set()
+
     # --- checks
 
     def _shape(self, annotation: Any, what: str) -> Shape:
@@ -610,7 +629,11 @@ def _span(duration: Duration, what: str) -> float:
     return seconds
 
 
-def _check_timeout(name: str, timeout: Duration | None) -> None:
+def _check_policy(name: str, retry: Retry, timeout: Duration | None) -> None:
+    if not isinstance(retry, Retry):
+        raise ConfigurationError(
+            f"step {name}: retry is {retry!r}, but must be a Retry, such as Retry(attempts=5)"
+        )
     if timeout is not None and not seconds_of(timeout) > 0:
         raise ConfigurationError(f"step {name}: a timeout must be more than 0, not {timeout}")
 

@@ -457,7 +457,7 @@ class AsyncStep(_StepBase, Generic[P, R]):
             )
         if inside.execution() is not None:
             return CommandCall(self._command(args, kwargs))
-        return cast("Coroutine[Any, Any, R]", self.function(*args, **kwargs))
+        return inside.awaited_alone(self.name, self.function(*args, **kwargs))
 
     def blocking(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the step from a sync workflow; outside a run, run it in a loop of its own."""
@@ -468,7 +468,7 @@ class AsyncStep(_StepBase, Generic[P, R]):
                 f"step {self.name}: `.blocking` would block the worker in an async workflow. "
                 f"Use `await {self.name}(…)`."
             )
-        return asyncio.run(cast("Coroutine[Any, Any, R]", self.function(*args, **kwargs)))
+        return asyncio.run(inside.awaited_alone(self.name, self.function(*args, **kwargs)))
 
 
 class SyncStep(_StepBase, Generic[P, R]):
@@ -488,13 +488,17 @@ class SyncStep(_StepBase, Generic[P, R]):
             )
         if inside.thread() is not None:
             return cast("R", perform_blocking(self._command(args, kwargs)))
-        return self.function(*args, **kwargs)
+        return self._alone(*args, **kwargs)
+
+    def _alone(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        with inside.step_alone(self.name):
+            return self.function(*args, **kwargs)
 
     async def in_thread(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the step in a thread, from an async workflow (or anywhere async outside a run)."""
         if inside.execution() is not None:
             return cast("R", await perform(self._command(args, kwargs)))
-        return await asyncio.to_thread(self.function, *args, **kwargs)
+        return await asyncio.to_thread(self._alone, *args, **kwargs)
 
 
 class _TransactionMixin(_StepBase):

@@ -14,7 +14,6 @@ import asyncio
 import logging
 import os
 import socket
-from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
@@ -30,6 +29,7 @@ from rowlock.runtime.execution import Execution
 from rowlock.runtime.journal import Journal, WorkerGone
 from rowlock.runtime.keeper import LeaseExpired, LeaseKeeper
 from rowlock.runtime.request import Request
+from rowlock.runtime.step_threads import StepThreads
 from rowlock.runtime.steps import StepRunner
 from rowlock.runtime.stopping import CancelRequest
 from rowlock.runtime.tender import Tender
@@ -73,7 +73,7 @@ class Tenure:
         settings: Settings,
         code: Code,
         options: WorkerOptions,
-        threads: Executor,
+        threads: StepThreads,
         control: Session,
         worker_id: int,
         registered_at: float,
@@ -102,7 +102,7 @@ class Tenure:
             on_tend=self._poke_tender,
             observer=observer,
         )
-        self._transactions = Transactions(settings, threads)
+        self._transactions = Transactions(settings, threads.executor)
         self.steps = StepRunner(
             threads, self._transactions, self._side, settings.transaction_connections, observer
         )
@@ -130,7 +130,7 @@ class Tenure:
         settings: Settings,
         code: Code,
         options: WorkerOptions,
-        threads: Executor,
+        threads: StepThreads,
         observer: Observer,
     ) -> Tenure:
         """Show the app, register, take up a lease; waits for the database as long as needed."""
