@@ -46,6 +46,7 @@ from rowlock.workflow import (
     Call,
     Child,
     CommandCall,
+    EmitCall,
     MapCall,
     StartCall,
     SyncStep,
@@ -533,7 +534,7 @@ class App:
         From a workflow exactly once; from a step each time the step is executed.
         """
         _checked(stream, "stream")
-        return CommandCall(Emit(stream, self._outgoing(value, f"an entry of stream {stream}")))
+        return EmitCall(Emit(stream, self._outgoing(value, f"an entry of stream {stream}")))
 
     # --- undoing
 

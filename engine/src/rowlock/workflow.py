@@ -21,6 +21,7 @@ from rowlock.model.commands import (
     AwaitGroup,
     AwaitRun,
     Command,
+    Emit,
     ExecuteStep,
     ExecuteTransaction,
     Sleep,
@@ -120,6 +121,37 @@ class CommandCall(Call[R_co]):
     def wait(self) -> R_co:
         self._asked = True
         return cast("R_co", perform_blocking(self._command))
+
+
+class EmitCall(CommandCall[None]):
+    """An entry of a stream: a command of its workflow, or sent from inside a step."""
+
+    __slots__ = ("_entry",)
+
+    def __init__(self, command: Emit) -> None:
+        super().__init__(command)
+        self._entry = command
+        self._asked = self._asked or inside.step() is not None
+
+    async def _perform(self) -> None:
+        if inside.step() is None:
+            await super()._perform()
+        elif (run := inside.stage()) is not None:  # a step that is called alone shows nobody
+            await asyncio.wrap_future(run.emit(self._entry.name, self._entry.value))
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._perform().__await__()
+
+    def wait(self) -> None:
+        if inside.step() is None:
+            super().wait()
+        elif (run := inside.stage()) is not None:
+            if asyncio._get_running_loop() is not None:
+                raise MisplacedCall(
+                    "app.emit: `.wait()` would block the loop in an async step. Await the call in "
+                    f"step {inside.step()}."
+                )
+            run.emit(self._entry.name, self._entry.value).result()
 
 
 async def perform(command: Command) -> Any:

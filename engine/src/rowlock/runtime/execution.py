@@ -20,6 +20,7 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Iterable
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
@@ -148,6 +149,8 @@ class Execution:
         self._failed_undos: list[tuple[str, BaseException]] = []
         self._verdict: BaseException | None = None
         """With what the run ends, once everything is undone."""
+        self._emitting: set[Future[None]] = set()
+        """Of entries that its steps wait to see written."""
         self._misfit: Misfit | None = None
         self._refusals = 0
         self._ending = False
@@ -388,6 +391,33 @@ class Execution:
     def _hear(self, hear: Any, *what: Any) -> None:
         if self.end is None:
             hear(*what)
+
+    # --- what its steps emit
+
+    def emit(self, stream: str, value: str) -> Future[None]:
+        """Append to a stream, from inside a step: in whatever thread that works."""
+        written: Future[None] = Future()
+        self._clock.call_soon_threadsafe(self._emit, stream, value, written)
+        return written
+
+    def _emit(self, stream: str, value: str, written: Future[None]) -> None:
+        def answered(verdict: str, detail: Any) -> None:
+            self._emitting.discard(written)
+            if written.done():
+                return
+            if verdict == LOST:
+                written.set_exception(LeaseLost(self.run_id, self.epoch))
+            elif verdict == REFUSED:
+                what = f"an entry of stream {stream}"
+                written.set_exception(InvalidValue(what, "", str(detail)))
+            else:
+                written.set_result(None)
+
+        if self.end is not None:
+            written.set_exception(LeaseLost(self.run_id, self.epoch))
+        else:
+            self._emitting.add(written)
+            self.outbox.emit(stream, value, answered)
 
     # --- outcomes
 
@@ -794,6 +824,9 @@ class Execution:
         self.host.unwatch(self)
         self._stopping.close()
         self._drop_code()
+        for written in self._emitting:
+            if not written.done():
+                written.set_exception(LeaseLost(self.run_id, self.epoch))
         self.host.unloaded(self, how)
         self.loop.forget()
         self.suspension.forget()

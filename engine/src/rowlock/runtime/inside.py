@@ -7,6 +7,7 @@ known by a context variable, which the threads and tasks they start inherit.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -30,18 +31,25 @@ class Thread(Protocol):
     def compensate(self, undo: ExecuteStep) -> None: ...
 
 
+class Stage(Protocol):
+    """The run that a step belongs to, as the inside of the step sees it."""
+
+    def emit(self, stream: str, value: str) -> Future[None]: ...
+
+
 class _Step(NamedTuple):
     name: str
     stop: StepStop
+    run: Stage | None
 
 
 _step: ContextVar[_Step | None] = ContextVar("rowlock_step", default=None)
 _thread: ContextVar[Thread | None] = ContextVar("rowlock_thread", default=None)
 
 
-def enter_step(name: str, stop: StepStop) -> None:
+def enter_step(name: str, stop: StepStop, run: Stage) -> None:
     """What runs in this context from here on is the inside of a step."""
-    _step.set(_Step(name, stop))
+    _step.set(_Step(name, stop, run))
     _thread.set(None)
 
 
@@ -54,7 +62,7 @@ def step_alone(name: str) -> Iterator[None]:
     if _step.get() is not None:
         yield
         return
-    token = _step.set(_Step(name, StepStop()))
+    token = _step.set(_Step(name, StepStop(), None))
     try:
         yield
     finally:
@@ -100,6 +108,12 @@ def stop() -> StepStop | None:
     """Whether anybody still waits for the step whose inside this is."""
     here = _here()
     return None if here is None else here.stop
+
+
+def stage() -> Stage | None:
+    """The run of the step whose inside this is; None outside a step, or if it is called alone."""
+    here = _here()
+    return None if here is None else here.run
 
 
 def _here() -> _Step | None:

@@ -113,7 +113,7 @@ class StepRunner:
     def _begin_attempt(self, execution: Execution, request: Request) -> None:
         request.attempt += 1
         request.stop = StepStop()
-        inside.enter_step(request.command.name, request.stop)
+        inside.enter_step(request.command.name, request.stop, execution)
         logs.enter(
             logs.Where(
                 execution.run_text,
