@@ -93,8 +93,8 @@ insert into rowlock.message (run_id, sent_at, topic, value)
 select run_id, clock_timestamp(), 'approval', 'true' from rowlock.task;
 insert into rowlock.event (run_id, set_at, name, value)
 select run_id, clock_timestamp(), 'progress', '1' from rowlock.task;
-insert into rowlock.cancel_request (run_id, requested_at, generation, grace_s, force, settled)
-select run_id, clock_timestamp(), 1, 30, false, true from rowlock.task where state = 'scheduled';
+insert into rowlock.cancel_request (run_id, requested_at, generation, grace_s, force, look_at)
+select run_id, clock_timestamp(), 1, 30, false, clock_timestamp() + interval '1 hour' from rowlock.task where state = 'scheduled';
 insert into rowlock.run_key (run_id, app, key) select id, 'shop', id::text from rowlock.run;
 """
 
