@@ -1,7 +1,7 @@
 """Messages: none is lost, none doubled, all are received in the order in which they were sent.
 
-Whoever sends holds the receiver's run row, which no claim, takeover or finish needs; a receiver that
-goes to sleep on a message takes the same row, or stays awake.
+Whoever sends holds the receiver's run row, which no claim, takeover or finish needs; a receiver
+that goes to sleep on a message takes the same row, or stays awake.
 """
 
 from __future__ import annotations
@@ -425,7 +425,7 @@ def test_of_two_senders_with_one_key_the_second_waits_and_gets_the_firsts_messag
 def test_a_sender_whose_snapshot_is_too_old_for_a_key_is_told_to_try_again(
     world: World, receiver: Receiver, isolation: str
 ) -> None:
-    """As Postgres tells it of any row: serialization_failure, which drivers retry; no other error."""
+    """As Postgres tells it of any row, and as drivers retry it: serialization_failure."""
     second = world.session("second").begin(isolation)
     second.ask("select count(*) from rowlock.message")
     one = world.anybody.send(receiver.run.run_id, "one", key="k")
