@@ -87,13 +87,14 @@ set search_path = pg_catalog
 set enable_seqscan = off set plan_cache_mode = force_generic_plan
 as $$
 begin
+    -- LIMIT: as "or exists (…)" the planner would hash all waits there are.
     insert into rowlock.wake (on_run_id, name)
     select r.id, p_event
       from unnest(p_runs) as r (id)
      where current_setting('transaction_isolation') <> 'read committed'
-        or exists (select from rowlock.wait as w
-                    where w.on_run_id = r.id
-                      and (p_event is null or (w.kind = 'event' and w.name = p_event)));
+        or (select true from rowlock.wait as w
+             where w.on_run_id = r.id
+               and (p_event is null or (w.kind = 'event' and w.name = p_event)) limit 1);
     return found;
 end $$;
 
