@@ -14,6 +14,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from rowlock.store.entries import Entry
 from rowlock.store.statements import Claimed
 from store.races.sessions import (
     MAX_TAKEOVERS,
@@ -632,7 +633,7 @@ def test_a_journal_waits_for_no_caller_who_cancels_one_of_the_children(world: Wo
     [other] = world.claimed_by(worker)
     caller = world.session("caller").begin()
     caller.cancel(middle.run_id, reason="by hand")
-    entries = [stop(parent), step(other, "1")]
+    entries: list[Entry] = [stop(parent), step(other, "1")]
     flush = worker.go(lambda: worker.journal(*entries))
     assert not flush.waits()
     assert [flush.result().of(entry) for entry in entries] == ["written", "written"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from rowlock.store.entries import Entry
 from rowlock.store.statements import Claimed
 from store.races.sessions import (
     MAX_TAKEOVERS,
@@ -335,6 +336,9 @@ def test_arrivals_of_an_older_generation_are_not_those_of_the_next(world: World)
 def test_a_parent_beside_its_group_receives_and_sleeps_as_any_run(world: World) -> None:
     group = family(world, 1)
     world.anybody.send(group.parent.run_id)
-    entries = [receive(group.parent, "2"), sleep_on(group.parent, for_group(group.group, 1))]
+    entries: list[Entry] = [
+        receive(group.parent, "2"),
+        sleep_on(group.parent, for_group(group.group, 1)),
+    ]
     verdicts = group.parents.journal(*entries)
     assert [verdicts.of(entry) for entry in entries] == ["written", "written"]

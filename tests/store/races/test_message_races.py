@@ -12,6 +12,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from rowlock.store.entries import Entry
 from rowlock.store.statements import Claimed
 from store.races.sessions import (
     MAX_TAKEOVERS,
@@ -223,7 +224,7 @@ def test_a_zombie_consumes_nothing_and_tells_nobody(world: World, receiver: Rece
     world.expire(zombie)
     world.anybody.reap()
     stranger.rollback()
-    late = [
+    late: list[Entry] = [
         receive(receiver.run, "1"),
         send(receiver.run, "2", other.run_id),
         set_event(receiver.run, "3"),
@@ -333,7 +334,11 @@ def test_a_journal_passes_by_a_receiver_whose_row_a_stranger_holds(
     worker, stranger = world.worker("sender"), world.session("stranger").begin()
     mine, other = world.claimed_by(worker, 2)
     stranger.send(receiver.run.run_id, "one")
-    entries = [step(mine, "1"), send(mine, "2", receiver.run.run_id, "two"), step(other, "1")]
+    entries: list[Entry] = [
+        step(mine, "1"),
+        send(mine, "2", receiver.run.run_id, "two"),
+        step(other, "1"),
+    ]
     flush = worker.go(lambda: worker.journal(*entries))
     assert not flush.waits()
     assert [flush.result().of(entry) for entry in entries] == ["again", "again", "written"]
@@ -347,7 +352,7 @@ def test_two_journals_that_send_to_each_others_runs_never_wait(world: World) -> 
     [mine], [theirs] = world.claimed_by(one), world.claimed_by(two)
     one.begin()
     assert one.verdict(send(mine, "1", theirs.run_id), sleep_on(mine, for_message())) == "written"
-    answers = [send(theirs, "1", mine.run_id), sleep_on(theirs, for_message())]
+    answers: list[Entry] = [send(theirs, "1", mine.run_id), sleep_on(theirs, for_message())]
     flush = two.go(lambda: two.journal(*answers))
     assert not flush.waits()
     assert [flush.result().of(entry) for entry in answers] == ["again", "again"]
@@ -388,7 +393,7 @@ def test_a_message_to_a_run_that_ended_or_never_was_is_undeliverable(
 ) -> None:
     worker, [sender] = receiver.worker, world.claimed_by(receiver.worker)
     worker.journal(send(sender, "1", receiver.run.run_id, key="once"), finish(receiver.run))
-    entries = [
+    entries: list[Entry] = [
         send(sender, "2", receiver.run.run_id),
         send(sender, "3", UUID_OF_NOBODY),
         send(sender, "4", receiver.run.run_id, key="once"),
@@ -461,7 +466,7 @@ def test_receives_of_one_batch_get_the_messages_in_the_order_of_their_positions(
     for value in ("one", "two"):
         world.anybody.send(receiver.run.run_id, value)
     world.anybody.send(receiver.run.run_id, "else", topic="other")
-    entries = [
+    entries: list[Entry] = [
         receive(receiver.run, "9", position=3),
         receive(receiver.run, "5", position=2),
         receive(receiver.run, "7", "other", position=4),
@@ -518,7 +523,7 @@ def test_what_hangs_on_a_step_that_is_sent_again_is_not_done_again(
     world: World, receiver: Receiver
 ) -> None:
     worker, [sender] = receiver.worker, world.claimed_by(receiver.worker)
-    entries = [
+    entries: list[Entry] = [
         send(sender, "1", receiver.run.run_id),
         set_event(sender, "2", "first"),
         emit(sender, "3"),
@@ -540,7 +545,11 @@ def test_a_poisoned_entry_beside_receives_and_sends_fails_alone(
     worker, [sender] = receiver.worker, world.claimed_by(receiver.worker)
     world.anybody.send(sender.run_id, "for the sender")
     poison = step(receiver.run, "7", '"a\\u0000b"')
-    healthy = [send(sender, "1", receiver.run.run_id), receive(sender, "2"), emit(sender, "3")]
+    healthy: list[Entry] = [
+        send(sender, "1", receiver.run.run_id),
+        receive(sender, "2"),
+        emit(sender, "3"),
+    ]
     with pytest.raises(psycopg.DataError):
         worker.journal(*healthy, poison)
     assert (world.count("message"), world.count("step")) == (1, 0)
@@ -560,7 +569,11 @@ def test_entries_of_strangers_and_of_the_run_itself_leave_no_hole(
 ) -> None:
     stranger = world.session("stranger").begin()
     stranger.emit(receiver.run.run_id, "theirs")
-    mine = [emit(receiver.run, "1", "a"), emitted(receiver.run, "b"), emitted(receiver.run, "c")]
+    mine: list[Entry] = [
+        emit(receiver.run, "1", "a"),
+        emitted(receiver.run, "b"),
+        emitted(receiver.run, "c"),
+    ]
     flush = receiver.worker.go(lambda: receiver.worker.journal(*mine))
     assert not flush.waits()
     assert {flush.result().of(entry) for entry in mine} == {"again"}

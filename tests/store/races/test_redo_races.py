@@ -12,6 +12,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from rowlock.store.entries import Entry
 from rowlock.store.statements import Claimed
 from store.races.sessions import (
     Session,
@@ -213,7 +214,7 @@ def test_a_zombie_of_the_old_generation_writes_to_nothing(world: World, ended: E
     zombie, fresh = ended.worker, world.worker("fresh")
     [other] = world.claimed_by(zombie)
     world.anybody.rewind(ended.run_id, "3")
-    late = [
+    late: list[Entry] = [
         step(ended.run, "9"),
         receive(ended.run, "10"),
         emit(ended.run, "11"),
@@ -246,7 +247,7 @@ def test_a_journal_that_sends_to_a_run_that_is_being_redone_passes_by(
     mine, other = world.claimed_by(worker, 2)
     caller = world.session("caller").begin()
     caller.rewind(ended.run_id, "1")
-    entries = [send(mine, "1", ended.run_id, "four"), step(other, "1")]
+    entries: list[Entry] = [send(mine, "1", ended.run_id, "four"), step(other, "1")]
     flush = worker.go(lambda: worker.journal(*entries))
     assert not flush.waits()
     assert [flush.result().of(entry) for entry in entries] == ["again", "written"]
