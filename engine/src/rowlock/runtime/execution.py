@@ -19,7 +19,7 @@ import contextvars
 import logging
 import random
 import uuid
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
@@ -55,7 +55,8 @@ from rowlock.telemetry.observer import Observer
 log = logging.getLogger("rowlock.run")
 
 IN_MEMORY_S = 1.0
-"""Timers up to this long are waited for in memory; longer ones cost a row and no slot."""
+"""Timers up to this long are waited for in memory; longer ones cost a row and no slot. What a
+worker goes by is its own option, of which this is the default."""
 
 MOST_REFUSALS = 100
 """Code that is refused so often while it is unloaded gets no error any more, only silence."""
@@ -71,6 +72,7 @@ class Host(Protocol):
     version: str
     journal: Journal
     observer: Observer
+    in_memory_s: float
 
     def execute_step(self, execution: Execution, request: Request) -> None: ...
     def start_keyed_child(self, execution: Execution, request: Request) -> None: ...
@@ -155,6 +157,20 @@ class Execution:
     def next_due(self) -> float | None:
         """When its next timer falls due (loop time)."""
         return min((r.due for r in self._requests.values() if r.due is not None), default=None)
+
+    def waits_but_for(self, stuck: Container[Request]) -> bool:
+        """Whether it does nothing but wait, for timers, other runs, and these requests."""
+        if self.is_ending or self.busy or self._pumping or self._deliveries or not self._open:
+            return False
+        return all(request.parked or request in stuck for request in self._open.values())
+
+    def pass_time(self, seconds: float) -> None:
+        """A test lets time pass: its timers fall due so much earlier."""
+        self._loaded_at -= seconds
+        for request in self._requests.values():
+            if request.timer is not None and request.due is not None:
+                request.timer.cancel()
+                self._park_until(request, request.due - seconds - self._clock.time())
 
     def context_for_child(self) -> str | None:
         """The trace context that the run's children start with."""
@@ -325,7 +341,7 @@ class Execution:
             case Sleep(seconds=seconds):
                 wait = self._waiting_for("timer", request)
                 remaining = seconds if wait is None else self._remaining(wait)
-                if wait is None and remaining > IN_MEMORY_S:
+                if wait is None and remaining > self.host.in_memory_s:
                     self._journal_timer(request, "timer", remaining, None)
                 self._park_until(request, remaining)
             case Note(kind="now"):
@@ -388,7 +404,7 @@ class Execution:
         if request.future.done() or self.end is not None:
             return
         request.task = None
-        if delay_s > IN_MEMORY_S:
+        if delay_s > self.host.in_memory_s:
             self._journal_timer(request, "retry", delay_s, failure.to_json())
         self._park_until(request, delay_s)
         self.schedule_pump()
@@ -617,7 +633,7 @@ class Execution:
             )
             self._finish(Outcome.FAILED, failure=Failure.of(error))
             return
-        soon = self._clock.time() + IN_MEMORY_S
+        soon = self._clock.time() + self.host.in_memory_s
         for request in self._open.values():
             if not request.parked or (request.due is not None and request.due <= soon):
                 return

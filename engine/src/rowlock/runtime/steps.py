@@ -23,7 +23,8 @@ from rowlock.errors import InvalidValue, StepTimeout
 from rowlock.model.commands import ExecuteStep, ExecuteTransaction
 from rowlock.model.failure import Failure
 from rowlock.runtime import inside
-from rowlock.runtime.execution import IN_MEMORY_S, Execution
+from rowlock.runtime.execution import Execution
+from rowlock.runtime.points import Points
 from rowlock.runtime.request import Request
 from rowlock.store.connection import Backoff, Disconnected, SessionPool
 from rowlock.store.statements import RECORD_FAILED_TRANSACTION, RECORDED
@@ -53,11 +54,13 @@ class StepRunner:
         side: SessionPool,
         connections: int,
         observer: Observer,
+        points: Points | None = None,
     ) -> None:
         self._threads = threads
         self._transactions = transactions
         self._side = side
         self._observer = observer
+        self._points = points
         self._active: dict[Request, tuple[Execution, float]] = {}
         self._places = asyncio.Semaphore(connections)
         """As many as there are connections: who waits for one must not hold a thread meanwhile."""
@@ -93,6 +96,8 @@ class StepRunner:
                 self._begin_attempt(execution, request)
                 began = time.perf_counter()
                 try:
+                    if self._points is not None:
+                        await self._points.calling(execution.claimed, request)
                     value = await self._call(command)
                     output, value = command.shape.store_and_load(value)
                 except BaseException as error:
@@ -100,9 +105,13 @@ class StepRunner:
                     if await self._try_again(execution, request, error):
                         continue
                     if not request.parked and not _is_ours(execution, request, error):
+                        if self._points is not None:
+                            await self._points.called(execution.claimed, request)
                         execution.record_failure(request, Failure.of(error), seconds)
                 else:
                     seconds = self._end_attempt(execution, request, began, None)
+                    if self._points is not None:
+                        await self._points.called(execution.claimed, request)
                     execution.record_step(request, value, output, seconds)
                 return
         finally:
@@ -190,7 +199,7 @@ class StepRunner:
             error,
             extra={"attempt": request.attempt},
         )
-        if delay_s > IN_MEMORY_S:
+        if delay_s > execution.host.in_memory_s:
             execution.park_retry(request, delay_s, Failure.of(error))
             return False
         await asyncio.sleep(delay_s)
@@ -250,6 +259,8 @@ class StepRunner:
     async def _transact(
         self, execution: Execution, request: Request, command: ExecuteTransaction, began: float
     ) -> None:
+        if self._points is not None:
+            await self._points.calling(execution.claimed, request)
         if command.is_async:
             await self._transact_here(execution, request, command, began)
             return
@@ -275,6 +286,8 @@ class StepRunner:
                     raise _timeout_of(command) from None
                 raise
             output, value = command.shape.store_and_load(value)
+            if self._points is not None:
+                await self._points.committing(execution.claimed, request)
         except BaseException:
             await transaction.abandon()
             raise
@@ -341,6 +354,8 @@ class StepRunner:
                 await transaction.abandon()
                 return
             output, value = command.shape.store_and_load(value)
+            if self._points is not None:
+                await self._points.committing(execution.claimed, request)
         except BaseException:
             if call is None or call.done():  # else the process ends, and the thread is at work
                 await transaction.abandon()
@@ -374,6 +389,8 @@ class StepRunner:
         except BaseException:
             execution.unsettle(position)
             raise
+        if self._points is not None:
+            await self._points.committed(execution.claimed, request)
         execution.settle(position, request, value)
 
     async def _adopt(self, execution: Execution, request: Request) -> bool:
