@@ -84,6 +84,8 @@ as $$
 #variable_conflict use_column
 declare
     v_now       timestamptz := clock_timestamp();
+    -- A test that lets time pass moves rows back, and says here how far; elsewhere it is not set.
+    v_told      timestamptz := v_now + coalesce(nullif(current_setting('rowlock.test_offset', true), '')::interval, '0');
     v_ends      jsonb := p_finishes || p_suspends || p_releases;  -- own tasks that end or sleep
     v_held      uuid[] := '{}';   -- those of them that could be locked
     v_passed    uuid[] := '{}';   -- own, but locked by someone: all their entries wait together
@@ -177,7 +179,7 @@ begin
                                   place, kind, name, output, error)
         select e.run, v_now, t.generation, e.position, e.epoch, e.seconds, coalesce(e.attempts, 1),
                e.place, coalesce(e.kind, 'step'), e.name,
-               case when e.kind = 'now' then to_jsonb(v_now)
+               case when e.kind = 'now' then to_jsonb(v_told)
                     else coalesce(v_children -> e.i::text, e.output) end, e.error
           from jsonb_to_recordset(v_steps) as e (
                    i integer, run uuid, position integer, epoch integer, seconds real,
@@ -222,7 +224,7 @@ begin
 
         if p_made and v_steps @> '[{"kind": "now"}]' then
             return query
-            select e.i, 'written', to_jsonb(v_now)
+            select e.i, 'written', to_jsonb(v_told)
               from jsonb_to_recordset(v_steps) as e (
                        i integer, run uuid, epoch integer, place text, kind text)
               join rowlock.task as t on t.run_id = e.run and t.epoch = e.epoch
