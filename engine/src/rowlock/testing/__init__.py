@@ -9,6 +9,7 @@ Where to go:
 
     the harness                                     harness.py, blocking.py for plain tests
     one worker that can be killed                   worker.py, wire.py
+    one worker after the other                      succession.py
     faults at a named step                          faults.py, zombie.py
     a crash at every point                          crashes.py
     moments, and what they are called               moments.py

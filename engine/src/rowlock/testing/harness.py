@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -26,11 +26,10 @@ from rowlock.store.laboratory import Laboratory, Look, offset_text
 from rowlock.store.migrate import migrate
 from rowlock.testing.crashes import CrashReport, exhaust
 from rowlock.testing.databases import Databases
-from rowlock.testing.faults import Fault, FaultNeverHappened, Kind, Step
-from rowlock.testing.moments import Mark, When
+from rowlock.testing.faults import Fault, Kind, Step
 from rowlock.testing.stuck import takes_too_long, waits_for_ever
-from rowlock.testing.worker import Farewell, Hangs, Watcher, Worker
-from rowlock.testing.zombie import Zombie
+from rowlock.testing.succession import Succession
+from rowlock.testing.worker import Farewell, Watcher, Worker
 from rowlock.workflow import WorkflowCall
 
 R = TypeVar("R")
@@ -79,14 +78,9 @@ class Harness:
         """A connection of the test's own, for looking and for the clock."""
         self._threads: ThreadPoolExecutor
         self._worker: Worker
-        self._closing = False
-        self._changes: set[asyncio.Task[None]] = set()
-        """Workers that are being replaced."""
-        self._zombies: list[Zombie] = []
-        self._faults: list[Fault] = []
-        self._called: list[str] = []
-        self.watchers: list[Watcher] = []
-        """Told of every moment before the faults are; see crashes.py."""
+        self._workers: Succession
+        self._turn = asyncio.Lock()
+        """Held from a look until the time has passed that it called for."""
 
     # --- opening and closing
 
@@ -109,28 +103,20 @@ class Harness:
             client = self.app.client(self._settings)
             await client.__aenter__()
             self._client = client
-            self._worker = await self._new_worker()
+            self._workers = Succession(self.lab, self._settings.max_takeovers, self._new_worker)
+            await self._workers.open()
         except BaseException:
-            self._closing = True
             await self._close()
             raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._closing = True
-        changes = list(self._changes)
-        for change in changes:
-            change.cancel()
-        await asyncio.gather(*changes, return_exceptions=True)
-        for zombie in self._zombies:
-            await zombie.end()
         try:
-            await self._worker.leave()
+            await self._workers.close()
         finally:
             await self._close()
-        left = [fault for fault in self._faults if not fault.happened]
-        if left and kind is None:
-            raise FaultNeverHappened(left, sorted(set(self._called)))
+        if kind is None:
+            self._workers.refuse_unhappened()
 
     async def _close(self) -> None:
         logging.getLogger("psycopg").removeFilter(self._farewell)
@@ -149,6 +135,11 @@ class Harness:
     def database_url(self) -> str:
         """Where the test's data is, for connections of your own."""
         return self._settings.require_database_url()
+
+    @property
+    def watchers(self) -> list[Watcher]:
+        """Told of every moment of every worker; see crashes.py."""
+        return self._workers.watchers
 
     @property
     def is_open(self) -> bool:
@@ -197,18 +188,16 @@ class Harness:
         ``within``: how much time may pass. Raises RunFailed, whose ``__cause__`` is the run's own
         error; Stuck when the run waits for what never comes, or takes longer.
         """
-        began = self.lab.offset
+        until = self.lab.offset + within
         while True:
-            look = await self._settle(run)
+            look, due = await self._go_on(until, run)
             if look.finished:
                 return await run.result()
-            due = self._next_due(look)
             if due is None:
                 await run.info()  # it may not exist at all
                 raise waits_for_ever(run.id, await self.lab.unfinished())
-            if self.lab.offset + due - began > within:
+            if self.lab.offset + due > until:
                 raise takes_too_long(run.id, within, await self.lab.unfinished())
-            await self._pass_time(due)
 
     async def run_until_idle(self) -> None:
         """Let everything happen that can happen without time passing."""
@@ -216,24 +205,22 @@ class Harness:
 
     async def run_until_done(self, *, within: timedelta = A_YEAR) -> None:
         """Let time pass until no run waits for a timer any more, ``within`` of it at most."""
-        began = self.lab.offset
-        while (due := self._next_due(await self._settle())) is not None:
-            if self.lab.offset + due - began > within:
+        until = self.lab.offset + within
+        while True:
+            _, due = await self._go_on(until)
+            if due is None or self.lab.offset + due > until:
                 return
-            await self._pass_time(due)
 
     async def advance(self, by: timedelta) -> None:
         """Let so much time pass, timer by timer; what falls due happens at its time."""
         if by < timedelta():
             raise ConfigurationError(f"time can't go back: advance({by!r})")
         until = self.lab.offset + by
-        while True:
-            due = self._next_due(await self._settle())
+        await self.run_until_done(within=by)
+        async with self._turn:
             left = until - self.lab.offset
-            if due is None or due > left:
-                break
-            await self._pass_time(due)
-        await self._pass_time(left)
+            if left > timedelta():
+                await self._pass_time(left)
         await self._settle()
 
     async def now(self) -> datetime:
@@ -248,11 +235,11 @@ class Harness:
         Another worker goes on with all its runs at once. ``nth``: at which time that such a
         commit is seen.
         """
-        self._faults.append(Fault(Kind.CRASH_AFTER, step, nth))
+        self._workers.faults.append(Fault(Kind.CRASH_AFTER, step, nth))
 
     def crash_before_record(self, step: Step, *, nth: int = 1) -> None:
         """Kill the worker when this step's function has run and nothing of it is written."""
-        self._faults.append(Fault(Kind.CRASH_BEFORE_RECORD, step, nth))
+        self._workers.faults.append(Fault(Kind.CRASH_BEFORE_RECORD, step, nth))
 
     def takeover(self, step: Step, *, nth: int = 1) -> None:
         """While this step is in flight another worker takes all runs over.
@@ -260,19 +247,19 @@ class Harness:
         The first one lives on without knowing: its step ends after the new owner's, and it tries
         to record that. AssertionError, should it succeed.
         """
-        self._faults.append(Fault(Kind.TAKEOVER, step, nth))
+        self._workers.faults.append(Fault(Kind.TAKEOVER, step, nth))
 
     def hang(self, step: Step, *, nth: int = 1) -> None:
         """This step's function is not called: the attempt never ends, and time may pass meanwhile.
 
         A step with a ``timeout`` of its own raises StepTimeout at once.
         """
-        self._faults.append(Fault(Kind.HANG, step, nth))
+        self._workers.faults.append(Fault(Kind.HANG, step, nth))
 
     async def crash(self) -> None:
         """Kill the worker now, wherever it is; returns when another has taken its runs over."""
-        self._worker.kill()
-        await self._changed()
+        self._workers.present.kill()
+        await self._workers.changed()
 
     async def exhaust_crashes(
         self,
@@ -304,6 +291,22 @@ class Harness:
 
     # --- when nothing happens any more
 
+    async def _go_on(
+        self, until: timedelta, run: Run[Any] | None = None
+    ) -> tuple[Look, timedelta | None]:
+        """Let everything happen, then the time pass that is left to the next timer.
+
+        No time passes beyond ``until`` (an offset), nor when the run has ended. Gives the look
+        that was decided by, and how far the timer was away.
+        """
+        async with self._turn:
+            look = await self._settle(run)
+            due = self._next_due(look)
+            if not look.finished and due is not None and self.lab.offset + due <= until:
+                await self._pass_time(due)
+                return look, timedelta()
+            return look, due
+
     async def _settle(self, run: Run[Any] | None = None) -> Look:
         """Wait until nothing can happen without time passing, or until the run has ended."""
         _ = self.client
@@ -311,12 +314,12 @@ class Harness:
         pause_s, warn_at = FIRST_PAUSE_S, clock.time() + PATIENCE_S
         vain: tuple[Worker, int] | None = None
         while True:
-            await self._changed()
-            worker = self._worker
+            await self._workers.changed()
+            worker = self._workers.present
             look = await self.lab.look(self._code.app, None if run is None else run.id)
             if look.finished or self._only_waits(worker, look):
                 if look.finished or not look.ready:
-                    if not await self._bury_zombies():
+                    if not await self._workers.bury_zombies():
                         return look
                 elif vain is None or vain[0] is not worker:
                     vain = (worker, worker.looks_in_vain + 2)
@@ -332,7 +335,7 @@ class Harness:
             pause_s = min(MOST_PAUSE_S, pause_s * 1.5)
 
     def _only_waits(self, worker: Worker, look: Look) -> bool:
-        if self._changes or worker is not self._worker or look.wakes:
+        if self._workers.is_changing or worker is not self._workers.present or look.wakes:
             return False
         if look.next_due_us is not None and look.next_due_us <= 0:
             return False
@@ -341,83 +344,14 @@ class Harness:
     def _next_due(self, look: Look) -> timedelta | None:
         """How long until the next timer fires, of runs that sleep and of runs that hang."""
         due = [] if look.next_due_us is None else [timedelta(microseconds=look.next_due_us)]
-        due += [timedelta(seconds=seconds) for seconds in self._worker.timers()]
+        due += [timedelta(seconds=seconds) for seconds in self._workers.present.timers()]
         return max(min(due), timedelta()) if due else None
 
     async def _pass_time(self, by: timedelta) -> None:
         await self.lab.pass_time(by)
-        await self._worker.pass_time(by, offset_text(self.lab.offset))
+        await self._workers.present.pass_time(by, offset_text(self.lab.offset))
 
-    # --- workers that come and go
-
-    async def _new_worker(self) -> Worker:
-        worker = Worker(self._settings, self.lab.address, self, self._on_over)
+    async def _new_worker(self, watcher: Watcher, on_over: Callable[[Worker], None]) -> Worker:
+        worker = Worker(self._settings, self.lab.address, watcher, on_over)
         await worker.begin(self._code, self._slots, self._threads)
         return worker
-
-    def _on_over(self, worker: Worker) -> None:
-        """A worker does not serve any more: another one begins."""
-        if not self._closing and not worker.is_zombie:
-            self._changes.add(asyncio.create_task(self._replace(worker)))
-
-    async def _replace(self, worker: Worker) -> None:
-        await worker.gone()
-        if worker.is_dead:
-            await self._seize(worker)
-        self._worker = await self._new_worker()
-
-    async def _seize(self, worker: Worker) -> None:
-        # PostgreSQL may still be at work for a dead worker: only it knows when that is done.
-        while not await self.lab.seize(worker.id, self._settings.max_takeovers):  # noqa: ASYNC110
-            await asyncio.sleep(FIRST_PAUSE_S)
-
-    async def _changed(self) -> None:
-        """Wait until every worker that has gone is replaced. Raises what went wrong with it."""
-        while self._worker.is_ending or self._changes:
-            for change in list(self._changes):
-                await change  # one that failed stays, and fails whoever comes next too
-                self._changes.discard(change)
-            await asyncio.sleep(FIRST_PAUSE_S)
-
-    async def _take_over(self, worker: Worker, mark: Mark) -> None:
-        worker.is_zombie = True
-        claims = await self.lab.claims_of(worker.id)
-        await self._seize(worker)
-        written = await self.lab.written_in(claims)
-        self._zombies.append(Zombie(worker, mark, self.lab, claims, written))
-        self._worker = await self._new_worker()
-
-    async def _bury_zombies(self) -> bool:
-        """Let zombies end, and make sure that they recorded nothing. False: there is none."""
-        zombies, self._zombies = self._zombies, []
-        for zombie in zombies:
-            await zombie.end()
-            await zombie.check()
-        return bool(zombies)
-
-    # --- what happens in workers (Watcher)
-
-    async def at(self, worker: Worker, when: When, marks: Sequence[Mark]) -> bool:
-        """A worker is at a moment of its life; True kills it there."""
-        for zombie in self._zombies:
-            if zombie.worker is worker:
-                await zombie.at(when, marks)
-                return False
-            zombie.see(when, marks)
-        if when is When.CALLING:
-            self._called += [mark.name for mark in marks]
-        for watcher in self.watchers:
-            if await watcher.at(worker, when, marks):
-                return True
-        for fault in self._faults:
-            if fault.is_at(when, marks):
-                if fault.kind is Kind.HANG:
-                    raise Hangs
-                if fault.kind is not Kind.TAKEOVER:
-                    return True
-                await self._take_over(worker, marks[0])
-        return False
-
-    def claimed(self, worker: Worker, marks: Sequence[Mark]) -> bool:
-        """A worker has claimed runs; True kills it there."""
-        return any(watcher.claimed(worker, marks) for watcher in self.watchers)
