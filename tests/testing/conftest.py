@@ -1,4 +1,4 @@
-"""The harness is tried on the session's server, which fails the session for every deadlock."""
+"""What users have, with a table of their own."""
 
 from __future__ import annotations
 
@@ -7,14 +7,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from rowlock.embedded import Server
 from testing import shop
-
-
-@pytest.fixture(scope="session")
-def rowlock_server(server: Server) -> str:
-    """Instead of the plugin's: one server less to start."""
-    return server.url("postgres")
 
 
 @pytest.fixture(scope="session")

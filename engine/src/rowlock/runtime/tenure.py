@@ -298,6 +298,11 @@ class Tenure:
         return self._keeper.lease.is_trusted(asyncio.get_running_loop().time())
 
     @property
+    def trusted_until(self) -> float:
+        """Until when (loop time) it holds; every renewal moves it."""
+        return self._keeper.lease.trusted_until
+
+    @property
     def loaded(self) -> int:
         return len(self._executions)
 

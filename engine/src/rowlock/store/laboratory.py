@@ -156,6 +156,8 @@ class Laboratory:
         self._settings = settings
         self._lock = asyncio.Lock()
         self._connection: AsyncConnection[Any]
+        self._times: list[tuple[str, list[str]]] = []
+        self._name = ""
         self.offset = timedelta()
         """How much time has passed that did not pass in the world."""
 
@@ -197,7 +199,9 @@ class Laboratory:
     async def pass_time(self, by: timedelta) -> None:
         """Move all times back by this much, at once."""
         microseconds = by // timedelta(microseconds=1)
-        tables = await self._rows(_TIMES, [_REAL])
+        if not self._times:
+            self._times = await self._rows(_TIMES, [_REAL])
+            self._name = await self._value("select current_database()")
         moves = [
             SQL("moved_{} as (update rowlock.{} set {})").format(
                 SQL(str(number)),
@@ -209,15 +213,14 @@ class Laboratory:
                     for column in columns
                 ),
             )
-            for number, (table, columns) in enumerate(tables)
+            for number, (table, columns) in enumerate(self._times)
         ]
         after = self.offset + by
-        [name] = (await self._rows("select current_database()"))[0]
         async with self._lock, self._connection.transaction():
             await self._connection.execute(SQL("with {} select").format(SQL(", ").join(moves)))
             await self._connection.execute(
                 SQL("alter database {} set rowlock.test_offset = {}").format(
-                    Identifier(name), Literal(offset_text(after))
+                    Identifier(self._name), Literal(offset_text(after))
                 )
             )
         self.offset = after

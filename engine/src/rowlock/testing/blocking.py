@@ -181,10 +181,16 @@ class BlockingHarness:
         drive: Callable[[Harness, Run[Any]], Awaitable[object]] | None = None,
         effects: Callable[[Harness], Awaitable[object] | object] | None = None,
         history: bool = True,
+        at_once: int = 1,
     ) -> CrashReport:
         """See :meth:`Harness.exhaust_crashes`. The functions get an async harness."""
         return self._wait(
             self._harness.exhaust_crashes(
-                call, prepare=prepare, drive=drive, effects=effects, history=history
+                call,
+                prepare=prepare,
+                drive=drive,
+                effects=effects,
+                history=history,
+                at_once=at_once,
             )
         )

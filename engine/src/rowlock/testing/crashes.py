@@ -9,6 +9,7 @@ Reads: moments of workers, histories.  Writes: nothing; the harness kills.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -117,6 +118,7 @@ async def exhaust(
     drive: Callable[[Harness, Run[Any]], Awaitable[object]] | None,
     effects: Callable[[Harness], Awaitable[object] | object] | None,
     history: bool,
+    at_once: int,
 ) -> CrashReport:
     """See :meth:`rowlock.testing.Harness.exhaust_crashes`."""
 
@@ -140,11 +142,7 @@ async def exhaust(
             told = await _history(harness.lab, points.names) if history else Counter[str]()
             return _Life(ended, told, made)
 
-    calm = _Points()
-    expected = await live(calm)
-    tried = list(dict.fromkeys(calm.seen))
-    not_reached = []
-    for point in tried:
+    async def crash(point: str) -> None:
         points = _Points(point)
         try:
             found = await live(points)
@@ -156,8 +154,35 @@ async def exhaust(
             not_reached.append(point)
         differences = _compare(expected, found)
         if differences:
-            raise AssertionError(f"a crash {point} makes a difference:\n" + "\n".join(differences))
+            raise AssertionError("\n".join([f"a crash {point} makes a difference:", *differences]))
+
+    calm = _Points()
+    expected = await live(calm)
+    tried = list(dict.fromkeys(calm.seen))
+    not_reached: list[str] = []
+    await _each(crash, tried, at_once)
     return CrashReport(tuple(tried), tuple(not_reached))
+
+
+async def _each(
+    work: Callable[[str], Awaitable[None]], points: Sequence[str], at_once: int
+) -> None:
+    """Some at a time, until one fails; raises the first error in the order of the points."""
+    left = iter(enumerate(points))
+    failed: dict[int, AssertionError] = {}
+
+    async def some() -> None:
+        for number, point in left:
+            try:
+                await work(point)
+            except AssertionError as error:
+                failed[number] = error
+            if failed:
+                return
+
+    await asyncio.gather(*(some() for _ in range(at_once)))
+    if failed:
+        raise failed[min(failed)]
 
 
 async def _whatever(given: Awaitable[object] | object) -> object:

@@ -41,8 +41,8 @@ SETTINGS = Settings(lease_seconds=600.0, poll_seconds=0.2)
 A_YEAR = timedelta(days=366)
 SLOTS = 100
 MOST_THREADS = 64
-FIRST_PAUSE_S = 0.001
-MOST_PAUSE_S = 0.02
+PAUSE_S = 0.002
+LOOK_S = 0.02
 PATIENCE_S = 10.0
 """How long something may go on in real time before the log says what it is."""
 
@@ -269,17 +269,24 @@ class Harness:
         drive: Callable[[Harness, Run[Any]], Awaitable[object]] | None = None,
         effects: Callable[[Harness], Awaitable[object] | object] | None = None,
         history: bool = True,
+        at_once: int = 1,
     ) -> CrashReport:
         """Crash a run at every point at which a crash can make a difference, one after the other.
 
         Runs ``call()`` once in peace, then once for each point with a crash there, each time on a
         fresh database, and compares how it ends, what is recorded (unless ``history`` is False),
         and what ``effects`` gives. ``prepare`` is called before each start, ``drive`` after it, to
-        do what the run needs from outside. Raises AssertionError that names the point and the
-        difference.
+        do what the run needs from outside. ``at_once``: so many lives side by side, if they share
+        nothing in this process. Raises AssertionError that names the point and the difference.
         """
         return await exhaust(
-            self._another, call, prepare=prepare, drive=drive, effects=effects, history=history
+            self._another,
+            call,
+            prepare=prepare,
+            drive=drive,
+            effects=effects,
+            history=history,
+            at_once=at_once,
         )
 
     def _another(self) -> Harness:
@@ -311,28 +318,30 @@ class Harness:
         """Wait until nothing can happen without time passing, or until the run has ended."""
         _ = self.client
         clock = asyncio.get_running_loop()
-        pause_s, warn_at = FIRST_PAUSE_S, clock.time() + PATIENCE_S
+        look_at, warn_at = 0.0, clock.time() + PATIENCE_S
         vain: tuple[Worker, int] | None = None
         while True:
             await self._workers.changed()
             worker = self._workers.present
-            look = await self.lab.look(self._code.app, None if run is None else run.id)
-            if look.finished or self._only_waits(worker, look):
-                if look.finished or not look.ready:
+            worker.stirred.clear()
+            # While code runs here, the database need not be asked whether all is quiet.
+            if worker.only_hangs() or clock.time() > look_at:
+                look_at = clock.time() + LOOK_S
+                look = await self.lab.look(self._code.app, None if run is None else run.id)
+                if not look.finished and not self._only_waits(worker, look):
+                    vain = None
+                elif look.finished or not look.ready:
                     if not await self._workers.bury_zombies():
                         return look
                 elif vain is None or vain[0] is not worker:
                     vain = (worker, worker.looks_in_vain + 2)
                 elif worker.looks_in_vain >= vain[1]:
                     return look  # what is ready is held back: a claim has tried and got nothing
-            else:
-                vain = None
-            worker.look_now()
+                worker.nudge(look)
             if clock.time() > warn_at:
                 warn_at += PATIENCE_S
                 log.warning("still busy: %s", worker.business() or "nothing that is known")
-            await asyncio.sleep(pause_s)
-            pause_s = min(MOST_PAUSE_S, pause_s * 1.5)
+            await worker.something(PAUSE_S)
 
     def _only_waits(self, worker: Worker, look: Look) -> bool:
         if self._workers.is_changing or worker is not self._workers.present or look.wakes:

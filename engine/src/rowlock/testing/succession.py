@@ -15,10 +15,8 @@ from typing import Any
 from rowlock.store.laboratory import Laboratory
 from rowlock.testing.faults import Fault, FaultNeverHappened, Kind
 from rowlock.testing.moments import Mark, When
-from rowlock.testing.worker import Hangs, Watcher, Worker
+from rowlock.testing.worker import LOOK_S, Hangs, Watcher, Worker
 from rowlock.testing.zombie import Zombie
-
-LOOK_S = 0.001
 
 
 class Succession:
@@ -109,6 +107,7 @@ class Succession:
             await asyncio.sleep(LOOK_S)
 
     async def _take_over(self, worker: Worker, mark: Mark) -> None:
+        await worker.renewed()
         worker.is_zombie = True  # whatever becomes of it, this is its replacement
         claims = await self._lab.claims_of(worker.id)
         await self._seize(worker)

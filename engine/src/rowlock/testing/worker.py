@@ -26,12 +26,14 @@ from rowlock.runtime.tenure import Tenure, WorkerOptions
 from rowlock.settings import Settings
 from rowlock.store.databases import through
 from rowlock.store.entries import Entry
+from rowlock.store.laboratory import Look
 from rowlock.store.statements import SET_TEST_OFFSET, Answer, Claimed
 from rowlock.telemetry.observer import Observer
 from rowlock.testing.moments import Mark, When, mark_of_claim, mark_of_request, marks_of
 from rowlock.testing.wire import Wire
 
 LEAVING_S = 20.0
+LOOK_S = 0.001
 _WRITTEN = ("written", "recorded")
 
 
@@ -84,10 +86,13 @@ class Worker(Points):
         self._drain = asyncio.Event()
         self._stop = asyncio.Event()
         self._serving: asyncio.Task[bool]
+        self._registered_until = 0.0
         self._standing: set[asyncio.Future[None]] = set()
         self.tenure: Tenure
         self.hanging: set[Request] = set()
         """Steps that hang because a test wants them to."""
+        self.stirred = asyncio.Event()
+        """Something was written, or nothing was found to do: a look may show that all is quiet."""
         self.is_dead = False
         self.is_zombie = False
         """Its runs were taken over, and it lives on."""
@@ -119,6 +124,7 @@ class Worker(Points):
         except BaseException:
             self._wire.cut()
             raise
+        self._registered_until = self.tenure.trusted_until
         self._serving = asyncio.create_task(self.tenure.serve(self._drain, self._stop))
         self._serving.add_done_callback(lambda _: self._on_over(self))
 
@@ -146,9 +152,16 @@ class Worker(Points):
         """What it does, for people."""
         return "; ".join(self.tenure.steps.running())
 
-    def look_now(self) -> None:
-        """There is something to do, or there may be."""
-        if not self.is_ending:
+    async def something(self, within_s: float) -> None:
+        """Wait until it has done something, so long at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self.stirred.wait()
+
+    def nudge(self, look: Look) -> None:
+        """Have it do at once what it would do with its next poll."""
+        is_due = look.next_due_us is not None and look.next_due_us <= 0
+        if not self.is_ending and (look.ready or look.wakes or is_due):
             self.tenure.look_now()
 
     async def pass_time(self, by: timedelta, offset: str) -> None:
@@ -157,7 +170,13 @@ class Worker(Points):
             await self.tenure.journal.session.rows(SET_TEST_OFFSET, {"offset": offset})
         for execution in self.tenure.executions:
             execution.pass_time(by.total_seconds())
-        self.look_now()
+        if not self.is_ending:
+            self.tenure.look_now()
+
+    async def renewed(self) -> None:
+        """Wait for its first heartbeat. Until the next it will not hear that it has lost its runs."""
+        while not self.is_ending and self.tenure.trusted_until == self._registered_until:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_S)
 
     # --- its end
 
@@ -201,6 +220,7 @@ class Worker(Points):
         """The database was asked for work."""
         if not runs:
             self.looks_in_vain += 1
+            self.stirred.set()
         elif not self.is_dead and self._watcher.claimed(self, [mark_of_claim(r) for r in runs]):
             self.kill()
 
@@ -214,6 +234,7 @@ class Worker(Points):
         done = [entry for number, entry in enumerate(entries) if number not in held]
         if done:
             await self._pass(When.WRITTEN, marks_of(done))
+        self.stirred.set()
 
     async def calling(self, run: Claimed, request: Request) -> None:
         try:

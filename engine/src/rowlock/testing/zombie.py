@@ -12,9 +12,7 @@ from uuid import UUID
 
 from rowlock.store.laboratory import Laboratory
 from rowlock.testing.moments import Mark, When
-from rowlock.testing.worker import Worker
-
-LOOK_S = 0.002
+from rowlock.testing.worker import LOOK_S, Worker
 
 
 class Zombie:
