@@ -5,7 +5,6 @@ Reads: the locks.  Writes: the server's data, and a note of its URL that only it
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from rowlock.embedded import Server
 from rowlock.errors import RowlockError
-from rowlock.testing.shared import KEEPER, PLACE, URL, USERS, good_places
+from rowlock.testing.shared import KEEPER, PLACE, URL, USERS, good_places, lock
 
 # Nothing of it needs to outlive the tests.
 SETTINGS = {
@@ -31,8 +30,7 @@ SETTINGS = {
 
 def main(folder: Path) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal of the tests is closed
-    life = os.open(folder / KEEPER, os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(life, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock(folder / KEEPER, wait=False)  # until the process ends
     try:
         server = _start(folder)
     except RowlockError as error:
@@ -41,8 +39,7 @@ def main(folder: Path) -> None:
     try:
         _note(folder / URL, server.url("postgres"))
         _say("ready")
-        users = os.open(folder / USERS, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(users, fcntl.LOCK_EX)  # when the last of them has gone
+        lock(folder / USERS)  # when the last of them has gone
     finally:
         (folder / URL).unlink(missing_ok=True)
         server.stop()

@@ -43,8 +43,8 @@ def shared_server() -> str:
             "ROWLOCK_TEST_DATABASE_URL=postgresql://user:password@host:5432/postgres"
         )
     folder = _own_folder()
-    _lock(folder / USERS, fcntl.LOCK_SH)  # kept until the process ends
-    starting = _lock(folder / STARTING, fcntl.LOCK_EX)
+    lock(folder / USERS, exclusive=False)  # kept until the process ends
+    starting = lock(folder / STARTING)
     try:
         if not is_kept(folder):
             _start_keeper(folder)
@@ -56,7 +56,7 @@ def shared_server() -> str:
 def is_kept(folder: Path) -> bool:
     """Whether a keeper lives."""
     try:
-        os.close(_lock(folder / KEEPER, fcntl.LOCK_EX | fcntl.LOCK_NB))
+        os.close(lock(folder / KEEPER, wait=False))
     except BlockingIOError:
         return True
     return False
@@ -80,10 +80,15 @@ def _own_folder() -> Path:
     return folder
 
 
-def _lock(path: Path, how: int) -> int:
+def lock(path: Path, *, exclusive: bool = True, wait: bool = True) -> int:
+    """Lock a file until the descriptor that this gives is closed.
+
+    Raises BlockingIOError if it may not ``wait`` and somebody has the lock.
+    """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    how = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
     try:
-        fcntl.flock(fd, how)
+        fcntl.flock(fd, how if wait else how | fcntl.LOCK_NB)
     except BaseException:
         os.close(fd)
         raise

@@ -174,8 +174,9 @@ class Worker(Points):
             self.tenure.look_now()
 
     async def renewed(self) -> None:
-        """Wait for its first heartbeat. Until the next it will not hear that it has lost its runs."""
-        while not self.is_ending and self.tenure.trusted_until == self._registered_until:  # noqa: ASYNC110
+        """Wait for its first heartbeat: until the next it will not hear that its runs are lost."""
+        first = self._registered_until
+        while not self.is_ending and self.tenure.trusted_until == first:  # noqa: ASYNC110
             await asyncio.sleep(LOOK_S)
 
     # --- its end
