@@ -1,8 +1,8 @@
 #!/bin/sh
 # Pin and hash what goes into the image.
 #
-#     requirements.txt          what Rowlock needs, and its extras metrics, otel and operator, as
-#                               pyproject.toml has them
+#     requirements.txt          what Rowlock needs, and its extras crypto, metrics, otel and
+#                               operator, as pyproject.toml has them
 #     build-requirements.txt    what builds its wheel: build-requirements.in
 #
 #     deploy/image/lock.sh              add what is missing, keep the versions that are locked
@@ -27,5 +27,5 @@ lock() { # OUTPUT SOURCE OPTIONS…
     --generate-hashes --only-binary :all: \
     --custom-compile-command deploy/image/lock.sh --output-file "$output" "$@"
 }
-lock requirements.txt ../../pyproject.toml --extra metrics --extra otel --extra operator "$@"
+lock requirements.txt ../../pyproject.toml --extra crypto --extra metrics --extra otel --extra operator "$@"
 lock build-requirements.txt build-requirements.in "$@"

@@ -14,7 +14,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-EXTRAS = ["metrics", "otel", "operator"]
+EXTRAS = ["crypto", "metrics", "otel", "operator"]
 WANTED = {
     "requirements.txt": [
         *PROJECT["project"]["dependencies"],

@@ -13,7 +13,7 @@ import pytest
 
 from rowlock.errors import ConfigurationError, InvalidValue, MisplacedCall
 from rowlock.model import values
-from rowlock.model.values import Inputs, hints_of
+from rowlock.model.inputs import Inputs, hints_of
 
 if TYPE_CHECKING:
     from nowhere import Unknown  # type: ignore[import-not-found]

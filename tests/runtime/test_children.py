@@ -10,7 +10,7 @@ import pytest
 from rowlock import App
 from rowlock.errors import RowlockError
 from rowlock.model.commands import StartChild
-from rowlock.runtime import execution, outbox
+from rowlock.runtime import in_flight, outbox
 from rowlock.runtime.outbox import child_entry
 from runtime.bench import Open, Way
 
@@ -128,9 +128,9 @@ async def starts() -> None:
     await app.start_child(square(1))
 
 
-def unfit_entry(child: StartChild, trace_context: str | None) -> dict[str, Any]:
+def unfit_entry(child: StartChild) -> dict[str, Any]:
     """What PostgreSQL can't take: its priority is no smallint."""
-    return {**child_entry(child, trace_context), "priority": 100_000}
+    return {**child_entry(child), "priority": 100_000}
 
 
 @app.workflow
@@ -210,7 +210,7 @@ async def test_an_entry_refused_after_it_was_cancelled_does_not_keep_the_run_awa
     bench: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "child_entry", unfit_entry)
-    monkeypatch.setattr(execution, "child_entry", unfit_entry)
+    monkeypatch.setattr(in_flight, "child_entry", unfit_entry)
     async with bench(app, noise=("refused an entry",)) as work:
         run = await work.start(refused_while_cancelled())
         await work.status(run, "waiting")

@@ -49,7 +49,21 @@ from store.races.sessions import (
 )
 
 SHALLOW, DEEP = 1_000, 100_000
-LEDGERS = ("run", "step", "outcome", "task", "wait", "wake", "run_key", "generation")
+LEDGERS = (
+    "run",
+    "step",
+    "outcome",
+    "task",
+    "wait",
+    "wake",
+    "run_key",
+    "generation",
+    "message",
+    "event",
+    "stream_entry",
+    "cancel_request",
+    "arrival",
+)
 FEW = 32
 """Buffers that a deeper index may cost on top: a level more here and there."""
 
@@ -75,6 +89,12 @@ select id, clock_timestamp(), 1, n, 1, 0.1, 1, n::text, 'step', 'work'
   from rowlock.run cross join generate_series(1, 2) as n;
 insert into rowlock.wait (run_id, opened_at, due_at, generation, place, kind)
 select run_id, clock_timestamp(), due_at, 1, '3', 'timer' from rowlock.task where state = 'waiting';
+insert into rowlock.message (run_id, sent_at, topic, value)
+select run_id, clock_timestamp(), 'approval', 'true' from rowlock.task;
+insert into rowlock.event (run_id, set_at, name, value)
+select run_id, clock_timestamp(), 'progress', '1' from rowlock.task;
+insert into rowlock.cancel_request (run_id, requested_at, generation, grace_s, force, settled)
+select run_id, clock_timestamp(), 1, 30, false, true from rowlock.task where state = 'scheduled';
 insert into rowlock.run_key (run_id, app, key) select id, 'shop', id::text from rowlock.run;
 """
 
@@ -208,6 +228,7 @@ def start(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
         "app": APP,
         "priority": None,
         "delay": None,
+        "deadline": None,
         "attributes": None,
         "trace_context": None,
     }

@@ -12,7 +12,15 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = [*(ROOT / "engine/src").rglob("*.py"), *(ROOT / "loadtest/src").rglob("*.py")]
 SQL_FILES = sorted((ROOT / "engine/src/rowlock/store").rglob("*.sql"))
-PUBLIC_FUNCTIONS = {"start", "start_many", "resume", "promote", "current_version"}
+PUBLIC_FUNCTIONS = {
+    "start",
+    "start_many",
+    "resume",
+    "promote",
+    "current_version",
+    "get_event",
+    "emit",
+}
 
 
 def name(path: Path) -> str:

@@ -46,13 +46,45 @@ CHECKS = {
          where not exists (select from rowlock.run r where r.id = k.run_id)""",
     "a child was started twice for one place": """
         select parent_id, parent_place from rowlock.run where parent_id is not null
-         group by parent_id, parent_generation, parent_place having count(*) > 1""",
+         group by parent_id, parent_generation, parent_place, child_index having count(*) > 1""",
     "a child is not in its parent's history": """
         select c.id from rowlock.run c
          where c.parent_id is not null and c.key is null
            and not exists (select from rowlock.step s
                             where s.run_id = c.parent_id and s.generation = c.parent_generation
-                              and s.place = c.parent_place and s.output = to_jsonb(c.id))""",
+                              and s.place = c.parent_place
+                              and (s.output = to_jsonb(c.id)
+                                   or (s.kind = 'children' and c.child_index is not null)))""",
+    "a message was received that is not in the history": """
+        select m.run_id, m.id from rowlock.message m
+         where m.received_place is not null
+           and not exists (select from rowlock.step s
+                            where s.run_id = m.run_id and s.generation = m.received_generation
+                              and s.place = m.received_place and s.kind = 'receive'
+                              and s.name = m.topic)""",
+    "a message was received twice, or two at one place": """
+        select run_id, received_place from rowlock.message where received_place is not null
+         group by run_id, received_generation, received_place having count(*) > 1""",
+    "messages of a topic were not received in their order": """
+        select run_id from (
+            select m.run_id, s.position, lag(s.position) over (
+                       partition by m.run_id, m.received_generation, m.topic
+                       order by m.id) as before
+              from rowlock.message m
+              join rowlock.step s on s.run_id = m.run_id and s.generation = m.received_generation
+                                 and s.place = m.received_place) x
+         where before > position""",
+    "an entry of a stream is missing": """
+        select run_id, stream from rowlock.stream_entry
+         group by run_id, stream having count(*) <> max("offset") + 1""",
+    "what was emitted is not in the stream": """
+        select s.run_id, s.name from rowlock.step s
+         where s.kind = 'emit' and s.error is null
+           and not exists (select from rowlock.run r
+                            where r.id = s.run_id and r.forked_from is not null)
+         group by s.run_id, s.generation, s.name
+        having count(*) > (select count(*) from rowlock.stream_entry e
+                            where e.run_id = s.run_id and e.stream = s.name)""",
     "a finished run left waits behind": """
         select w.run_id from rowlock.wait w
          where not exists (select from rowlock.task t where t.run_id = w.run_id)""",
@@ -61,6 +93,19 @@ CHECKS = {
           join rowlock.wait w on w.run_id = t.run_id and w.generation = t.generation
          where t.state = 'waiting' and w.on_run_id is not null and t.due_at > now() + interval '2 s'
            and not exists (select from rowlock.task o where o.run_id = w.on_run_id)
+           and not exists (select from rowlock.wake k where k.run_id = t.run_id)""",
+    "a run sleeps although a message it waits for is there": """
+        select t.run_id from rowlock.task t
+          join rowlock.wait w on w.run_id = t.run_id and w.generation = t.generation
+          join rowlock.message m on m.run_id = t.run_id and m.topic = w.name
+         where t.state = 'waiting' and w.kind = 'message' and m.received_place is null
+           and t.due_at > now() + interval '2 s'
+           and not exists (select from rowlock.wake k where k.run_id = t.run_id)""",
+    "a run sleeps although the event it waits for is there": """
+        select t.run_id from rowlock.task t
+          join rowlock.wait w on w.run_id = t.run_id and w.generation = t.generation
+          join rowlock.event e on e.run_id = w.on_run_id and e.name = w.name
+         where t.state = 'waiting' and w.kind = 'event' and t.due_at > now() + interval '2 s'
            and not exists (select from rowlock.wake k where k.run_id = t.run_id)""",
     "a claim has no worker": """
         select run_id from rowlock.task t where state = 'running'

@@ -18,6 +18,7 @@ from rowlock.blocking import BlockingClient, BlockingRun
 from rowlock.client import Client, Run, RunInfo, call
 from rowlock.errors import RowlockError
 from rowlock.model.retry import Retry
+from rowlock.model.secret import Secret
 from rowlock.settings import Settings
 from rowlock.workflow import Call, Child, WorkflowCall
 
@@ -33,6 +34,7 @@ __all__ = [
     "RowlockError",
     "Run",
     "RunInfo",
+    "Secret",
     "Settings",
     "WorkflowCall",
     "call",

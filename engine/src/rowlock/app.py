@@ -7,27 +7,47 @@ signature or an option is refused here, when the module is imported, not when a 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 from uuid import UUID
 
 from rowlock.blocking import BlockingClient
 from rowlock.client import Client
-from rowlock.errors import ConfigurationError
+from rowlock.errors import ConfigurationError, MisplacedCall
 from rowlock.model.code import Code, WorkflowCode
-from rowlock.model.commands import IDENTITY, NUMBER, TIME, ExecuteStep, Note, Sleep, seconds_of
+from rowlock.model.commands import (
+    IDENTITY,
+    NUMBER,
+    TIME,
+    AwaitEvent,
+    Emit,
+    ExecuteStep,
+    Note,
+    Receive,
+    Send,
+    SetEvent,
+    Sleep,
+    seconds_of,
+)
+from rowlock.model.envelope import Chain, Codec, Codecs
 from rowlock.model.failure import ErrorRegistry
+from rowlock.model.groups import GroupShape
+from rowlock.model.inputs import Inputs, hints_of
 from rowlock.model.retry import Retry
-from rowlock.model.values import Inputs, Shape, hints_of
+from rowlock.model.values import Shape
+from rowlock.runtime import inside, source
 from rowlock.settings import Settings
 from rowlock.store.transactions import ISOLATION_LEVELS
 from rowlock.workflow import (
     AsyncStep,
     AsyncTransaction,
     Call,
+    Child,
     CommandCall,
+    EmitCall,
+    MapCall,
     StartCall,
     SyncStep,
     SyncTransaction,
@@ -40,7 +60,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Duration = timedelta | float
 
+T = TypeVar("T")
+
 MOST_NAME_CHARS = 200
+MOST_SECONDS = 100 * 365 * 86400
 ONCE = Retry()
 
 
@@ -87,7 +110,9 @@ class App:
     """A named set of workflows, steps and queues.
 
     ``name``: unique among the apps that share a database. ``errors``: exception types that are
-    raised as themselves when a recorded error is replayed (Python's own always are).
+    raised as themselves when a recorded error is replayed (Python's own always are). ``codec``:
+    what encodes the values that are stored, see rowlock.codecs; of several the first one writes,
+    all read.
     """
 
     def __init__(
@@ -95,13 +120,15 @@ class App:
         name: str,
         *,
         errors: Iterable[type[Exception]] = (),
+        codec: Codec | Chain | Sequence[Codec | Chain] | None = None,
         settings: Settings | None = None,
     ) -> None:
         self.name = _checked(name, "app")
         self._settings = settings
         self._errors = ErrorRegistry(errors)
+        self._codecs = Codecs.of(codec)
         self._workflows: dict[str, WorkflowCode] = {}
-        self._steps: set[str] = set()
+        self._steps: dict[str, Callable[..., Any]] = {}
         self._queues: dict[str, Queue] = {"default": Queue(name, "default")}
 
     def __repr__(self) -> str:
@@ -110,7 +137,16 @@ class App:
     @property
     def code(self) -> Code:
         """What a worker needs to run this app."""
-        return Code(self.name, dict(self._workflows), tuple(self._queues), self._errors)
+        functions = {name: code.function for name, code in self._workflows.items()} | self._steps
+        lines = {name: source.line_of(function) for name, function in functions.items()}
+        return Code(
+            self.name,
+            dict(self._workflows),
+            tuple(self._queues),
+            self._errors,
+            self._codecs,
+            {name: line for name, line in lines.items() if line is not None},
+        )
 
     @property
     def settings(self) -> Settings:
@@ -176,8 +212,8 @@ class App:
                 self._queue_name(queue),
                 function,
                 _is_async(function),
-                Inputs.of(function),
-                Shape(_returns(function), f"the result of workflow {workflow_name}"),
+                Inputs.of(function, codecs=self._codecs),
+                self._shape(_returns(function), f"the result of workflow {workflow_name}"),
             )
             self._workflows[workflow_name] = code
             return Workflow(code, function)
@@ -211,9 +247,9 @@ class App:
         """
 
         def register(function: Callable[..., Any]) -> Any:
-            step_name = self._step_name(name or function.__name__)
-            shape = Shape(_returns(function), f"the result of step {step_name}")
-            _check_timeout(step_name, timeout)
+            step_name = self._step_name(name or function.__name__, function)
+            shape = self._shape(_returns(function), f"the result of step {step_name}")
+            _check_policy(step_name, retry, timeout)
             kind = AsyncStep if _is_async(function) else SyncStep
             return kind(step_name, function, shape, retry, timeout)
 
@@ -255,7 +291,7 @@ class App:
         """
 
         def register(function: Callable[..., Any]) -> Any:
-            step_name = self._step_name(name or function.__name__)
+            step_name = self._step_name(name or function.__name__, function)
             if not inspect.signature(function).parameters:
                 raise ConfigurationError(
                     f"transaction {step_name} needs a first parameter: the connection to write with"
@@ -265,8 +301,8 @@ class App:
                     f"transaction {step_name}: isolation must be one of "
                     f"{', '.join(ISOLATION_LEVELS)}, not {isolation!r}"
                 )
-            shape = Shape(_returns(function), f"the result of transaction {step_name}")
-            _check_timeout(step_name, timeout)
+            shape = self._shape(_returns(function), f"the result of transaction {step_name}")
+            _check_policy(step_name, retry, timeout)
             kind = AsyncTransaction if _is_async(function) else SyncTransaction
             return kind(step_name, function, shape, retry, timeout, isolation)
 
@@ -276,17 +312,11 @@ class App:
 
     def sleep(self, duration: Duration) -> Call[None]:
         """Go on after a while (seconds or timedelta). More than a second costs no slot."""
-        seconds = seconds_of(duration)
-        if not 0 <= seconds < 100 * 365 * 86400:
-            raise ConfigurationError(f"can't sleep for {duration}: from 0 s to a hundred years")
-        return CommandCall(Sleep(seconds))
+        return CommandCall(Sleep(_span(duration, "a sleep")))
 
     def timeout(self, duration: Duration) -> TimeoutScope:
         """``async with app.timeout(…):`` cancels its inside in time and raises TimeoutError."""
-        seconds = seconds_of(duration)
-        if not 0 <= seconds < 100 * 365 * 86400:
-            raise ConfigurationError(f"a timeout of {duration} can't be: 0 s to a hundred years")
-        return TimeoutScope(seconds)
+        return TimeoutScope(_span(duration, "a timeout"))
 
     def now(self) -> Call[datetime]:
         """The time (PostgreSQL's, UTC), recorded: a replay sees the same."""
@@ -330,7 +360,7 @@ class App:
         return CommandCall(
             ExecuteStep(
                 name,
-                Shape(annotation, f"the result of step {name}"),
+                self._shape(annotation, f"the result of step {name}"),
                 function,
                 _is_async(function),
                 args,
@@ -347,20 +377,219 @@ class App:
         queue: Queue | str | None = None,
         priority: int | None = None,
         attributes: dict[str, Any] | None = None,
+        deadline: Duration | None = None,
+        detached: bool = False,
     ) -> StartCall[R]:
         """Start a child run without waiting for it; gives its handle.
 
         ``key``: if a run with it exists, that one is the child. ``priority``: 0 first to 100 last;
-        the parent's by default. ``attributes``: JSON to search runs by.
+        the parent's by default. ``attributes``: JSON to search runs by. ``deadline``: seconds or
+        timedelta within which it must end. ``detached``: it is not cancelled with its parent.
         """
         text = None if attributes is None else ATTRIBUTES.store(attributes)
         queue_name = None if queue is None else self._queue_name(queue)
         return StartCall(
             call,
-            call.start_command(key=key, queue=queue_name, priority=priority, attributes=text),
+            call.start_command(
+                self._codecs,
+                key=key,
+                queue=queue_name,
+                priority=priority,
+                attributes=text,
+                deadline_s=None if deadline is None else _span(deadline, "a deadline"),
+                detached=detached,
+            ),
+            call.result_with(self._codecs),
         )
 
+    @overload
+    def map(
+        self,
+        calls: Iterable[WorkflowCall[R]],
+        *,
+        queue: Queue | str | None = None,
+        priority: int | None = None,
+        attributes: dict[str, Any] | None = None,
+        return_exceptions: Literal[False] = False,
+    ) -> Call[list[R]]: ...
+    @overload
+    def map(
+        self,
+        calls: Iterable[WorkflowCall[R]],
+        *,
+        queue: Queue | str | None = None,
+        priority: int | None = None,
+        attributes: dict[str, Any] | None = None,
+        return_exceptions: Literal[True],
+    ) -> Call[list[R | BaseException]]: ...
+
+    def map(
+        self,
+        calls: Iterable[WorkflowCall[Any]],
+        *,
+        queue: Queue | str | None = None,
+        priority: int | None = None,
+        attributes: dict[str, Any] | None = None,
+        return_exceptions: bool = False,
+    ) -> Call[list[Any]]:
+        """Start a child run for each call, wait for all of them, give their results in order.
+
+        However many they are, the parent sleeps once and is woken once. A child that fails raises
+        its error when all have ended; with ``return_exceptions`` it stands among the results.
+        """
+        text = None if attributes is None else ATTRIBUTES.store(attributes)
+        queue_name = None if queue is None else self._queue_name(queue)
+        calls = list(calls)
+        for call in calls:
+            if not isinstance(call, WorkflowCall):
+                raise MisplacedCall(
+                    f"app.map takes calls of workflows, such as (fulfil(o) for o in orders), not "
+                    f"{call!r}"
+                )
+        children = [
+            call.start_command(self._codecs, queue=queue_name, priority=priority, attributes=text)
+            for call in calls
+        ]
+        shape = GroupShape(
+            tuple(call.result_with(self._codecs) for call in calls),
+            tuple(call.workflow for call in calls),
+            self._errors,
+        )
+        return MapCall(children, shape, raises=not return_exceptions)
+
+    # --- messages, events, streams
+
+    @overload
+    def receive(self, topic: str, type: type[T], *, timeout: Duration | None = None) -> Call[T]: ...
+    @overload
+    def receive(
+        self, topic: str, type: Any = Any, *, timeout: Duration | None = None
+    ) -> Call[Any]: ...
+
+    def receive(
+        self,
+        topic: str,
+        type: Any = Any,  # noqa: A002
+        *,
+        timeout: Duration | None = None,
+    ) -> Call[Any]:
+        """The next message of a topic to this run, waiting for it if there is none.
+
+        ``type``: what it is loaded as. ``timeout``: seconds or timedelta; then ReceiveTimeout is
+        raised. A message that does not fit ``type`` raises InvalidValue, and is received.
+        """
+        _checked(topic, "topic")
+        seconds = None if timeout is None else _span(timeout, "a timeout")
+        return CommandCall(
+            Receive(topic, self._shape(type, f"a message on topic {topic}"), seconds)
+        )
+
+    def send(
+        self, to: UUID | Child[Any], topic: str, value: Any = None, *, key: str | None = None
+    ) -> Call[None]:
+        """Send a message to another run, exactly once.
+
+        ``to``: its id, or the child that ``start_child`` gave. ``key``: another message with this
+        key to that run is not sent again. Raises NotDelivered when the run has ended.
+        """
+        _checked(topic, "topic")
+        text = self._outgoing(value, f"a message on topic {topic}")
+        return CommandCall(Send(topic, to.run_id if isinstance(to, Child) else to, text, key))
+
+    def set_event(self, name: str, value: Any = None) -> Call[None]:
+        """Show a value to others under a name; the latest counts, and stays after the end."""
+        _checked(name, "event")
+        return CommandCall(SetEvent(name, self._outgoing(value, f"event {name}")))
+
+    @overload
+    def get_event(
+        self, run: UUID | Child[Any], name: str, type: type[T], *, timeout: Duration | None = None
+    ) -> Call[T]: ...
+    @overload
+    def get_event(
+        self, run: UUID | Child[Any], name: str, type: Any = Any, *, timeout: Duration | None = None
+    ) -> Call[Any]: ...
+
+    def get_event(
+        self,
+        run: UUID | Child[Any],
+        name: str,
+        type: Any = Any,  # noqa: A002
+        *,
+        timeout: Duration | None = None,
+    ) -> Call[Any]:
+        """The value of another run's event, waiting until it is set for the first time.
+
+        ``timeout``: seconds or timedelta; then ReceiveTimeout is raised. Raises EventNeverSet when
+        that run ends without setting it.
+        """
+        _checked(name, "event")
+        seconds = None if timeout is None else _span(timeout, "a timeout")
+        run_id = run.run_id if isinstance(run, Child) else run
+        return CommandCall(AwaitEvent(name, run_id, self._shape(type, f"event {name}"), seconds))
+
+    def emit(self, stream: str, value: Any = None) -> Call[None]:
+        """Append a value to a stream of this run, which anybody may read, live or later.
+
+        From a workflow exactly once; from a step each time the step is executed.
+        """
+        _checked(stream, "stream")
+        return EmitCall(Emit(stream, self._outgoing(value, f"an entry of stream {stream}")))
+
+    # --- undoing
+
+    def compensate(
+        self,
+        undo: AsyncStep[P, Any]
+        | SyncStep[P, Any]
+        | AsyncTransaction[P, Any]
+        | SyncTransaction[P, Any],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        """Do this step if the run fails or is cancelled: the undo of what was done before.
+
+        What is registered is done in reverse order, each as a step with its own retry policy, after
+        the workflow's code has ended. One that fails for good does not hold up the others; the
+        run's error says so. Register an undo *before* the step it undoes if that may take effect
+        and still fail.
+        """
+        if not isinstance(undo, AsyncStep | SyncStep | AsyncTransaction | SyncTransaction):
+            raise MisplacedCall(
+                f"app.compensate takes a step and its arguments, such as app.compensate(unbook, "
+                f"trip), not {undo!r}"
+            )
+        undo.compensate(*args, **kwargs)
+
+    # --- in a step
+
+    def cancelled(self) -> bool:
+        """Whether nobody waits for this step any more: ask it in the loops of a plain function.
+
+        True once its timeout has passed, its run was cancelled or lost, or the worker hands its
+        runs back. What the step gives or raises from then on counts for nothing. Takes about a
+        microsecond. Raises MisplacedCall outside a step.
+        """
+        stop = inside.stop()
+        if stop is None:
+            raise MisplacedCall(
+                "app.cancelled was called outside a step. It says whether anybody still waits for "
+                "the step it is called in: a workflow's own code hears of its cancellation as "
+                "CancelledError. In a thread that a step started itself, run the function in the "
+                "step's context: contextvars.copy_context().run(function)."
+            )
+        return stop.is_set()
+
     # --- checks
+
+    def _shape(self, annotation: Any, what: str) -> Shape:
+        """How values of this app are stored; all but attributes, which SQL searches."""
+        return Shape(annotation, what, codecs=self._codecs)
+
+    def _outgoing(self, value: Any, what: str) -> str:
+        """A value for others, whose types are not known here."""
+        return Shape(Any, what, codecs=self._codecs, outgoing=True).store(value)
 
     def _queue_name(self, queue: Queue | str | None) -> str:
         if queue is None:
@@ -373,13 +602,13 @@ class App:
             )
         return name
 
-    def _step_name(self, name: str) -> str:
+    def _step_name(self, name: str, function: Callable[..., Any]) -> str:
         _checked(name, "step")
         if name in self._steps:
             raise ConfigurationError(
                 f"app {self.name} has two steps named {name}; give one a name=…"
             )
-        self._steps.add(name)
+        self._steps[name] = function
         return name
 
 
@@ -394,7 +623,18 @@ def _checked(name: str, what: str) -> str:
     return name
 
 
-def _check_timeout(name: str, timeout: Duration | None) -> None:
+def _span(duration: Duration, what: str) -> float:
+    seconds = seconds_of(duration)
+    if not 0 <= seconds < MOST_SECONDS:
+        raise ConfigurationError(f"{what} of {duration} can't be: from 0 s to a hundred years")
+    return seconds
+
+
+def _check_policy(name: str, retry: Retry, timeout: Duration | None) -> None:
+    if not isinstance(retry, Retry):
+        raise ConfigurationError(
+            f"step {name}: retry is {retry!r}, but must be a Retry, such as Retry(attempts=5)"
+        )
     if timeout is not None and not seconds_of(timeout) > 0:
         raise ConfigurationError(f"step {name}: a timeout must be more than 0, not {timeout}")
 

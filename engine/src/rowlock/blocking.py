@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Generic, Self, TypeVar
 from uuid import UUID
 
-from rowlock.client import Client, Run, RunInfo
+from rowlock.client import Client, Run, RunInfo, StreamEntry
 from rowlock.errors import MisplacedCall
 from rowlock.model.code import Code
+from rowlock.model.commands import seconds_of
+from rowlock.model.envelope import Chain, Codec
 from rowlock.settings import Settings
-from rowlock.store.connection import Connection, translated
-from rowlock.store.statements import START, StepRow
+from rowlock.store.connection import Connection, Statement, translated
+from rowlock.store.statements import CANCEL, SEND, SET_EVENT, START, StepRow
 from rowlock.workflow import WorkflowCall
 
 R = TypeVar("R")
@@ -49,8 +51,76 @@ class BlockingRun(Generic[R]):
     def steps(self) -> list[StepRow]:
         return self._client._wait(self._run.steps())
 
+    def send(
+        self,
+        topic: str,
+        value: Any = None,
+        *,
+        key: str | None = None,
+        connection: Connection[Any] | None = None,
+    ) -> None:
+        self._client._tell(SEND, self._run._message(topic, value, key), connection)
+
+    def set_event(
+        self, name: str, value: Any = None, *, connection: Connection[Any] | None = None
+    ) -> None:
+        self._client._tell(SET_EVENT, self._run._event(name, value), connection)
+
+    def event(
+        self,
+        name: str,
+        type: Any = Any,  # noqa: A002
+        *,
+        timeout: timedelta | float | None = None,
+    ) -> Any:
+        return self._client._wait(self._run.event(name, type, timeout=timeout))
+
+    def stream(
+        self,
+        name: str,
+        type: Any = Any,  # noqa: A002
+        *,
+        start: int = 0,
+        follow: bool = True,
+    ) -> Iterator[StreamEntry]:
+        entries = aiter(self._run.stream(name, type, start=start, follow=follow))
+        while (entry := self._client._wait(_next(entries))) is not None:
+            yield entry
+
+    def cancel(
+        self,
+        *,
+        grace: timedelta | float = 30.0,
+        force: bool = False,
+        reason: str | None = None,
+        connection: Connection[Any] | None = None,
+    ) -> None:
+        parameters = {
+            "run": self.id,
+            "grace": seconds_of(grace),
+            "force": force,
+            "reason": reason,
+        }
+        self._client._tell(CANCEL, parameters, connection)
+
     def resume(self) -> None:
         self._client._wait(self._run.resume())
+
+    def retry(self) -> None:
+        self._client._wait(self._run.retry())
+
+    def rewind(self, place: str, *, call: WorkflowCall[R] | None = None) -> None:
+        self._client._wait(self._run.rewind(place, call=call))
+
+    def fork(
+        self,
+        place: str | None = None,
+        *,
+        call: WorkflowCall[R] | None = None,
+        outcomes: Mapping[str, Any] | None = None,
+    ) -> BlockingRun[R]:
+        forked = self._run.fork(place, call=call, outcomes=outcomes)
+        return BlockingRun(self._client, self._client._wait(forked))
 
 
 class BlockingClient:
@@ -62,8 +132,9 @@ class BlockingClient:
         *,
         app: str | None = None,
         code: Code | None = None,
+        codec: Codec | Chain | Sequence[Codec | Chain] | None = None,
     ) -> None:
-        self._client = Client(where, app=app, code=code)
+        self._client = Client(where, app=app, code=code, codec=codec)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -112,22 +183,36 @@ class BlockingClient:
         queue: str | None = None,
         priority: int | None = None,
         delay: timedelta | float | None = None,
+        deadline: timedelta | float | None = None,
         attributes: Mapping[str, Any] | None = None,
         connection: Connection[Any] | None = None,
     ) -> BlockingRun[R]:
         """Start a run; see :meth:`rowlock.client.Client.start`."""
         if connection is None:
             started = self._client.start(
-                call, key=key, queue=queue, priority=priority, delay=delay, attributes=attributes
+                call,
+                key=key,
+                queue=queue,
+                priority=priority,
+                delay=delay,
+                deadline=deadline,
+                attributes=attributes,
             )
             return BlockingRun(self, self._wait(started))
         parameters = self._client._start_parameters(
-            call, key=key, queue=queue, priority=priority, delay=delay, attributes=attributes
+            call,
+            key=key,
+            queue=queue,
+            priority=priority,
+            delay=delay,
+            deadline=deadline,
+            attributes=attributes,
         )
         with translated():
             row = connection.execute(START.sql, parameters).fetchone()
         assert row is not None
-        return BlockingRun(self, Run(self._client, row[0], call.result))
+        result = call.result_with(self._client._codecs)
+        return BlockingRun(self, Run(self._client, row[0], result))
 
     def start_many(
         self,
@@ -137,15 +222,34 @@ class BlockingClient:
         queue: str | None = None,
         priority: int | None = None,
         delay: timedelta | float | None = None,
+        deadline: timedelta | float | None = None,
         attributes: Mapping[str, Any] | None = None,
     ) -> list[BlockingRun[R]]:
         """Start many runs; see :meth:`rowlock.client.Client.start_many`."""
         started = self._wait(
             self._client.start_many(
-                calls, keys=keys, queue=queue, priority=priority, delay=delay, attributes=attributes
+                calls,
+                keys=keys,
+                queue=queue,
+                priority=priority,
+                delay=delay,
+                deadline=deadline,
+                attributes=attributes,
             )
         )
         return [BlockingRun(self, run) for run in started]
+
+    def _tell(
+        self,
+        statement: Statement[Any],
+        parameters: Mapping[str, Any],
+        connection: Connection[Any] | None,
+    ) -> None:
+        if connection is None:
+            self._wait(self._client._tell(statement, parameters, None))
+        else:
+            with translated():
+                connection.execute(statement.sql, parameters)
 
     def run(self, run_id: UUID | str, workflow: Any = None) -> BlockingRun[Any]:
         """A handle on a run by its id."""
@@ -158,3 +262,7 @@ class BlockingClient:
     def promote(self, version: str) -> None:
         """Let a registered version take all runs that are not pinned yet."""
         self._wait(self._client.promote(version))
+
+
+async def _next(entries: AsyncIterator[StreamEntry]) -> StreamEntry | None:
+    return await anext(entries, None)

@@ -34,6 +34,17 @@ class InvalidValue(RowlockError, ValueError):
         super().__init__(f"{what} can't be used{where}: {why}" + (f" {hint}" if hint else ""))
 
 
+class UnreadableValue(InvalidValue):
+    """A stored value went through a codec that this process does not have, or has no key for.
+
+    A run that meets one is blocked, not failed: with the codec it can go on.
+    """
+
+    def __init__(self, what: str, path: str, why: str, hint: str = "", codec: str = "") -> None:
+        self.codec = codec
+        super().__init__(what, path, why, hint)
+
+
 class Refused(RowlockError):
     """The database refused a request before it wrote anything; ``sqlstate`` is stable."""
 
@@ -93,6 +104,72 @@ class StepTimeout(RowlockError, TimeoutError):
         return (StepTimeout, (self.step, self.seconds))
 
 
+class ReceiveTimeout(RowlockError, TimeoutError):
+    """No message came in time, or the event was not set in time."""
+
+    def __init__(self, what: str, seconds: float) -> None:
+        self.what = what
+        self.seconds = seconds
+        super().__init__(
+            f"{what} did not come within {seconds:g} s. Catch ReceiveTimeout to go on without it."
+        )
+
+    def __reduce__(self) -> tuple[type[ReceiveTimeout], tuple[str, float]]:
+        return (ReceiveTimeout, (self.what, self.seconds))
+
+
+class EventNeverSet(RowlockError, LookupError):
+    """The run whose event was waited for has ended without setting it."""
+
+    def __init__(self, run_id: UUID, name: str) -> None:
+        self.run_id = run_id
+        self.name = name
+        super().__init__(
+            f"run {run_id} has ended (or never was) and has not set event {name}: waiting for it "
+            "would never end."
+        )
+
+    def __reduce__(self) -> tuple[type[EventNeverSet], tuple[UUID, str]]:
+        return (EventNeverSet, (self.run_id, self.name))
+
+
+class NotDelivered(RowlockError):
+    """A message was sent to a run that has ended, or that does not exist."""
+
+    def __init__(self, run_id: UUID, topic: str) -> None:
+        self.run_id = run_id
+        self.topic = topic
+        super().__init__(
+            f"the message on topic {topic} was not delivered: run {run_id} has ended, or there is "
+            "none. Catch NotDelivered where that may happen."
+        )
+
+    def __reduce__(self) -> tuple[type[NotDelivered], tuple[UUID, str]]:
+        return (NotDelivered, (self.run_id, self.topic))
+
+
+class DeadlineExceeded(RowlockError, TimeoutError):
+    """The run had not ended by its deadline."""
+
+    def __init__(self, workflow: str) -> None:
+        self.workflow = workflow
+        super().__init__(
+            f"the run of {workflow} had not ended by its deadline. `rowlock retry` lets it go on "
+            "without one."
+        )
+
+    def __reduce__(self) -> tuple[type[DeadlineExceeded], tuple[str]]:
+        return (DeadlineExceeded, (self.workflow,))
+
+
+class Cancelled(RowlockError):
+    """The run was cancelled."""
+
+    def __init__(self, reason: str | None = None) -> None:
+        self.reason = reason
+        super().__init__(reason or "it was cancelled")
+
+
 class RunFailed(RowlockError):
     """The run whose result was asked for did not succeed; ``status`` says how it ended."""
 
@@ -140,6 +217,8 @@ class Nondeterminism(RowlockError):
         found: str,
         recorded_version: str | None = None,
         running_version: str | None = None,
+        line: str | None = None,
+        expected_line: str | None = None,
     ) -> None:
         self.workflow = workflow
         self.place = place
@@ -147,6 +226,10 @@ class Nondeterminism(RowlockError):
         self.found = found
         self.recorded_version = recorded_version
         self.running_version = running_version
+        self.line = line
+        """Where the present code makes the call, as ``file:line``; None if that is not known."""
+        self.expected_line = expected_line
+        """Where the present code defines what was expected, if it still does."""
         versions = ""
         if recorded_version or running_version:
             versions = (
@@ -154,11 +237,16 @@ class Nondeterminism(RowlockError):
                 f"{running_version or 'unnamed'})"
             )
         super().__init__(
-            f"workflow {workflow} does not fit its history at place {place}: expected {expected}, "
-            f"found {found}{versions}. The run is blocked and nothing was executed. Bring back "
-            "code that makes the same calls in the same order and `rowlock resume` the run, or "
-            "give changed workflows a new ROWLOCK_VERSION so that old runs stay on old code."
+            f"workflow {workflow} does not fit its history at place {place}: expected {expected}"
+            f"{_at(expected_line)}, found {found}{_at(line)}{versions}. The run is blocked and "
+            "nothing was executed. Bring back code that makes the same calls in the same order and "
+            "`rowlock resume` the run, or give changed workflows a new ROWLOCK_VERSION so that "
+            "old runs stay on old code."
         )
+
+
+def _at(line: str | None) -> str:
+    return f" ({line})" if line else ""
 
 
 class Disconnected(RowlockError):
@@ -207,6 +295,15 @@ class SchemaTooNew(RowlockError):
             f"the database may only be used by code of level {minimum} or newer, this code is of "
             f"level {level}. Install a newer rowlock; nothing was changed."
         )
+
+
+class ContinueAsNew(BaseException):
+    """Raised by ``workflow.continue_as_new(…)``: the run ends here, and begins anew."""
+
+    def __init__(self, workflow: str, input: str) -> None:  # noqa: A002
+        self.workflow = workflow
+        self.input = input
+        super().__init__(f"workflow {workflow} continues as new")
 
 
 class Suspended(BaseException):

@@ -15,18 +15,24 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar, cast
 from uuid import UUID
 
-from rowlock.errors import ConfigurationError, MisplacedCall
+from rowlock.errors import ConfigurationError, ContinueAsNew, MisplacedCall
 from rowlock.model.code import WorkflowCode
 from rowlock.model.commands import (
+    AwaitGroup,
     AwaitRun,
     Command,
+    Emit,
     ExecuteStep,
     ExecuteTransaction,
     Sleep,
     StartChild,
+    StartGroup,
     seconds_of,
 )
+from rowlock.model.envelope import Codecs
+from rowlock.model.groups import GroupShape
 from rowlock.model.history import describe
+from rowlock.model.inputs import Arguments
 from rowlock.model.retry import Retry
 from rowlock.model.values import Shape
 from rowlock.runtime import inside
@@ -117,6 +123,37 @@ class CommandCall(Call[R_co]):
         return cast("R_co", perform_blocking(self._command))
 
 
+class EmitCall(CommandCall[None]):
+    """An entry of a stream: a command of its workflow, or sent from inside a step."""
+
+    __slots__ = ("_entry",)
+
+    def __init__(self, command: Emit) -> None:
+        super().__init__(command)
+        self._entry = command
+        self._asked = self._asked or inside.step() is not None
+
+    async def _perform(self) -> None:
+        if inside.step() is None:
+            await super()._perform()
+        elif (run := inside.stage()) is not None:  # a step that is called alone shows nobody
+            await asyncio.wrap_future(run.emit(self._entry.name, self._entry.value))
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._perform().__await__()
+
+    def wait(self) -> None:
+        if inside.step() is None:
+            super().wait()
+        elif (run := inside.stage()) is not None:
+            if asyncio._get_running_loop() is not None:
+                raise MisplacedCall(
+                    "app.emit: `.wait()` would block the loop in an async step. Await the call in "
+                    f"step {inside.step()}."
+                )
+            run.emit(self._entry.name, self._entry.value).result()
+
+
 async def perform(command: Command) -> Any:
     """Carry out a command for the async run that this is called in."""
     execution = inside.execution()
@@ -136,6 +173,7 @@ def perform_blocking(command: Command) -> Any:
 def _refuse(command: Command, *, blocking: bool) -> NoReturn:
     what = {
         "child": f"workflow {command.name}",
+        "children": "app.map",
         "result": "a wait for another run",
     }.get(command.kind, f"app.{command.kind}")
     if (step := inside.step()) is not None:
@@ -161,40 +199,67 @@ def _refuse(command: Command, *, blocking: bool) -> NoReturn:
 
 
 class WorkflowCall(Call[R_co]):
-    """A workflow with its arguments: what to start, or to await as a child run."""
+    """A workflow with its arguments: what to start, or to await as a child run.
 
-    __slots__ = ("input", "result", "workflow")
+    The arguments of a call without the code are encoded by whoever starts it.
+    """
 
-    def __init__(self, workflow: str, input: str, result: Shape) -> None:  # noqa: A002
+    __slots__ = ("_input", "result", "workflow")
+
+    def __init__(self, workflow: str, input: str | Arguments, result: Shape) -> None:  # noqa: A002
         super().__init__()
         self.workflow = workflow
-        self.input = input
+        self._input = input
         self.result = result
+
+    def input_with(self, codecs: Codecs | None) -> str:
+        """The input as it is stored; raises InvalidValue for a Secret that nothing hides."""
+        return self._input if isinstance(self._input, str) else self._input.stored(codecs)
+
+    def result_with(self, codecs: Codecs | None) -> Shape:
+        """How the result is loaded."""
+        return self.result if isinstance(self._input, str) else self.result.with_codecs(codecs)
 
     def __repr__(self) -> str:
         return f"<call of workflow {self.workflow}>"
 
     def start_command(
         self,
+        codecs: Codecs | None = None,
         *,
         key: str | None = None,
         queue: str | None = None,
         priority: int | None = None,
         attributes: str | None = None,
+        deadline_s: float | None = None,
+        detached: bool = False,
     ) -> StartChild:
         if priority is not None and priority not in range(101):
             raise ConfigurationError(
                 f"priority is {priority!r}, but must be a whole number from 0 (first) to 100 (last)"
             )
-        return StartChild(self.workflow, self.input, queue, key, priority, attributes)
+        return StartChild(
+            self.workflow,
+            self.input_with(codecs),
+            queue,
+            key,
+            priority,
+            attributes,
+            deadline_s,
+            detached,
+        )
 
     async def _perform(self) -> R_co:
-        run_id = await perform(self.start_command())
-        return cast("R_co", await perform(AwaitRun(self.workflow, run_id, self.result)))
+        codecs = inside.codecs()
+        run_id = await perform(self.start_command(codecs))
+        awaited = AwaitRun(self.workflow, run_id, self.result_with(codecs))
+        return cast("R_co", await perform(awaited))
 
     def wait(self) -> R_co:
-        run_id = perform_blocking(self.start_command())
-        return cast("R_co", perform_blocking(AwaitRun(self.workflow, run_id, self.result)))
+        codecs = inside.codecs()
+        run_id = perform_blocking(self.start_command(codecs))
+        awaited = AwaitRun(self.workflow, run_id, self.result_with(codecs))
+        return cast("R_co", perform_blocking(awaited))
 
 
 class Workflow(Generic[P, R]):
@@ -213,6 +278,20 @@ class Workflow(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> WorkflowCall[R]:
         return WorkflowCall(self.name, self.code.inputs.bind(args, kwargs), self.code.result)
+
+    def continue_as_new(self, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
+        """End this run's history here and begin it anew with other arguments. In a run of it.
+
+        The run keeps its id, its key, and the messages that nobody has received; it starts with
+        nothing recorded, on the newest code. For workflows that would record without end.
+        """
+        if inside.execution() is None and inside.thread() is None:
+            raise MisplacedCall(
+                f"{self.name}.continue_as_new was called "
+                + (f"inside step {step}" if (step := inside.step()) else "outside a run")
+                + ": it ends the history of the run that calls it, from its workflow."
+            )
+        raise ContinueAsNew(self.name, self.code.inputs.bind(args, kwargs))
 
     def __repr__(self) -> str:
         return f"<workflow {self.name}>"
@@ -237,19 +316,51 @@ class Child(Generic[R]):
 class StartCall(Call[Child[R]]):
     """Start a child run and give its handle."""
 
-    __slots__ = ("_call", "_command")
+    __slots__ = ("_call", "_command", "_result")
 
-    def __init__(self, call: WorkflowCall[R], command: StartChild) -> None:
+    def __init__(self, call: WorkflowCall[R], command: StartChild, result: Shape) -> None:
         super().__init__()
         self._call = call
         self._command = command
+        self._result = result
 
     async def _perform(self) -> Child[R]:
-        return Child(self._call.workflow, await perform(self._command), self._call.result)
+        return Child(self._call.workflow, await perform(self._command), self._result)
 
     def wait(self) -> Child[R]:
         run_id = perform_blocking(self._command)
-        return Child(self._call.workflow, run_id, self._call.result)
+        return Child(self._call.workflow, run_id, self._result)
+
+
+class MapCall(Call[list[R]]):
+    """Start a child for each of many calls, and wait for them all."""
+
+    __slots__ = ("_children", "_raises", "_shape")
+
+    def __init__(self, children: list[StartChild], shape: GroupShape, *, raises: bool) -> None:
+        super().__init__()
+        self._children = tuple(children)
+        self._shape = shape
+        self._raises = raises
+
+    async def _perform(self) -> list[R]:
+        if not self._children:
+            return []
+        group = await perform(StartGroup(self._children))
+        return self._judged(await perform(AwaitGroup(group, self._shape)))
+
+    def wait(self) -> list[R]:
+        if not self._children:
+            return []
+        group = perform_blocking(StartGroup(self._children))
+        return self._judged(perform_blocking(AwaitGroup(group, self._shape)))
+
+    def _judged(self, results: list[Any]) -> list[R]:
+        if self._raises:
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+        return results
 
 
 class TimeoutScope:
@@ -341,6 +452,17 @@ class _StepBase:
             self._timeout_s,
         )
 
+    def compensate(self, *args: Any, **kwargs: Any) -> None:
+        """Register this call of the step as an undo; see :meth:`rowlock.App.compensate`."""
+        run = inside.execution() or inside.thread()
+        if run is None:
+            where = f"inside step {inside.step()}" if inside.step() else "outside a run"
+            raise MisplacedCall(
+                f"app.compensate({self.name}, …) was called {where}: what it registers is done "
+                "when the run that registered it fails. Call it in the workflow."
+            )
+        run.compensate(self._command(args, kwargs))
+
     def __repr__(self) -> str:
         return f"<step {self.name}>"
 
@@ -367,7 +489,7 @@ class AsyncStep(_StepBase, Generic[P, R]):
             )
         if inside.execution() is not None:
             return CommandCall(self._command(args, kwargs))
-        return cast("Coroutine[Any, Any, R]", self.function(*args, **kwargs))
+        return inside.awaited_alone(self.name, self.function(*args, **kwargs))
 
     def blocking(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the step from a sync workflow; outside a run, run it in a loop of its own."""
@@ -378,7 +500,7 @@ class AsyncStep(_StepBase, Generic[P, R]):
                 f"step {self.name}: `.blocking` would block the worker in an async workflow. "
                 f"Use `await {self.name}(…)`."
             )
-        return asyncio.run(cast("Coroutine[Any, Any, R]", self.function(*args, **kwargs)))
+        return asyncio.run(inside.awaited_alone(self.name, self.function(*args, **kwargs)))
 
 
 class SyncStep(_StepBase, Generic[P, R]):
@@ -398,13 +520,17 @@ class SyncStep(_StepBase, Generic[P, R]):
             )
         if inside.thread() is not None:
             return cast("R", perform_blocking(self._command(args, kwargs)))
-        return self.function(*args, **kwargs)
+        return self._alone(*args, **kwargs)
+
+    def _alone(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        with inside.step_alone(self.name):
+            return self.function(*args, **kwargs)
 
     async def in_thread(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the step in a thread, from an async workflow (or anywhere async outside a run)."""
         if inside.execution() is not None:
             return cast("R", await perform(self._command(args, kwargs)))
-        return await asyncio.to_thread(self.function, *args, **kwargs)
+        return await asyncio.to_thread(self._alone, *args, **kwargs)
 
 
 class _TransactionMixin(_StepBase):

@@ -93,7 +93,8 @@ def test_a_run_over_two_pods_with_a_kill_is_one_connected_trace(
     program = binaries.ensure("otelcol")["otelcol"]
     collector = Collector(program, tmp_path, cluster.host_address)
     try:
-        env = [{"name": "ROWLOCK_LEASE_SECONDS", "value": "5"}]
+        # A machine that is busy with a whole cluster must not lose a lease by itself.
+        env = [{"name": "ROWLOCK_LEASE_SECONDS", "value": "15"}]
         env += [{"name": name, "value": text} for name, text in collector.environment.items()]
         shop.apply(shop.images.shop_1, min=2, template={"env": env})
         until(lambda: len(shop.pods()) == 2 and shop.status().get("readyWorkers") == 2)
@@ -123,7 +124,8 @@ def test_a_run_over_two_pods_with_a_kill_is_one_connected_trace(
 
 def test_work_brings_workers_and_its_end_takes_them_away_gently(open_shop: Shop) -> None:
     shop = open_shop
-    shop.apply(shop.images.shop_1, slots=4, max=3, targetWaitSeconds=1)
+    env = [{"name": "ROWLOCK_LEASE_SECONDS", "value": "60"}]
+    shop.apply(shop.images.shop_1, slots=4, max=3, targetWaitSeconds=1, template={"env": env})
     shop.start(60, seconds=2.0)
     until(lambda: shop.status().get("readyWorkers") == 3, why=shop.story)
     shop.wait_finished(60)

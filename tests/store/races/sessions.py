@@ -20,7 +20,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from rowlock.store.connection import Statement
-from rowlock.store.entries import Entry, Finish, Release, Step, Suspend, Wait, parameters
+from rowlock.store.entries import Entry, Finish, Release, Step, Suspend, Wait, Watch, parameters
 from rowlock.store.statements import (
     CLAIM,
     HEARTBEAT,
@@ -174,6 +174,7 @@ class Session:
             delay=None,
             attributes=None,
             trace_context=None,
+            deadline=None,
         )
         return run_id
 
@@ -359,12 +360,12 @@ def suspend(
     patience_ms: int = 0,
 ) -> Suspend:
     """Sleep until one of the watched runs ends (places 101, 102, …), or a timer falls due."""
-    watches = [{"on": str(run), "place": str(101 + n)} for n, run in enumerate(watched)]
+    watches = [Watch(str(101 + n), "run", str(run)) for n, run in enumerate(watched)]
     return Suspend(
         run=str(claimed.run_id),
         epoch=claimed.epoch,
         watches=watches,
-        open=[*timers, *(watch["place"] for watch in watches)],
+        open=[*timers, *(watch.place for watch in watches)],
         patience_ms=patience_ms,
         force=force,
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from rowlock.model.envelope import Codecs
 from rowlock.model.failure import ErrorRegistry
-from rowlock.model.values import Inputs, Shape
+from rowlock.model.inputs import Inputs
+from rowlock.model.values import Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +26,12 @@ class WorkflowCode:
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """One app: its workflows by name, its queues, and the errors it can raise again."""
+    """One app: its workflows by name, its queues, the errors it can raise again, its codecs."""
 
     app: str
     workflows: Mapping[str, WorkflowCode]
     queues: tuple[str, ...]
     errors: ErrorRegistry
+    codecs: Codecs | None = None
+    lines: Mapping[str, str] = field(default_factory=dict)
+    """Where its steps and workflows are defined, as ``file:line`` by name."""

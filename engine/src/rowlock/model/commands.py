@@ -7,11 +7,12 @@ there again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
 
+from rowlock.model.groups import GroupShape
 from rowlock.model.retry import Retry
 from rowlock.model.values import Shape
 
@@ -19,7 +20,9 @@ TIME = Shape(datetime, "the time")
 IDENTITY = Shape(UUID, "a UUID")
 NUMBER = Shape(float, "a random number")
 NOTHING = Shape(type(None), "a sleep")
+ANYTHING = Shape(Any, "a request to cancel")
 RUN_ID = Shape(UUID, "a run's id")
+GROUP_NAME = Shape(str, "a group's name")
 
 
 # Not frozen, though nobody changes them: a frozen dataclass takes three times as long to make, and
@@ -71,11 +74,13 @@ class StartChild:
     """Start a run of another workflow; gives its id."""
 
     name: str
-    input: str
+    input: str = field(repr=False)
     queue: str | None = None
     key: str | None = None
     priority: int | None = None
     attributes: str | None = None
+    deadline_s: float | None = None
+    detached: bool = False
     kind: ClassVar[str] = "child"
     shape: ClassVar[Shape] = RUN_ID
 
@@ -90,7 +95,108 @@ class AwaitRun:
     kind: ClassVar[str] = "result"
 
 
-Command = ExecuteStep | Sleep | Note | StartChild | AwaitRun
+@dataclass(frozen=True, slots=True)
+class StartGroup:
+    """Start a child run for each of many calls; gives the group's name."""
+
+    children: tuple[StartChild, ...]
+    name: str = ""
+    kind: ClassVar[str] = "children"
+    shape: ClassVar[Shape] = GROUP_NAME
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitGroup:
+    """Wait until all children of a group have ended."""
+
+    group: str
+    shape: GroupShape
+    name: str = ""
+    kind: ClassVar[str] = "results"
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """Wait for a message to this run. ``name`` is its topic."""
+
+    name: str
+    shape: Shape
+    timeout_s: float | None = None
+    kind: ClassVar[str] = "receive"
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message to another run. ``name`` is its topic, ``value`` JSON text."""
+
+    name: str
+    run_id: UUID
+    value: str
+    key: str | None = None
+    kind: ClassVar[str] = "send"
+    shape: ClassVar[Shape] = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class SetEvent:
+    """Show a value (JSON text) to others under a name."""
+
+    name: str
+    value: str
+    kind: ClassVar[str] = "set_event"
+    shape: ClassVar[Shape] = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitEvent:
+    """Wait for an event of another run."""
+
+    name: str
+    run_id: UUID
+    shape: Shape
+    timeout_s: float | None = None
+    kind: ClassVar[str] = "get_event"
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Append a value (JSON text) to a stream of this run. ``name`` is the stream's."""
+
+    name: str
+    value: str
+    kind: ClassVar[str] = "emit"
+    shape: ClassVar[Shape] = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Not asked for by code: the run is cancelled here, or its deadline has passed.
+
+    ``name`` says which: ``request`` or ``deadline``.
+    """
+
+    name: str
+    grace_s: float
+    reason: str | None = None
+    kind: ClassVar[str] = "cancel"
+    shape: ClassVar[Shape] = ANYTHING
+
+
+Command = (
+    ExecuteStep
+    | Sleep
+    | Note
+    | StartChild
+    | AwaitRun
+    | StartGroup
+    | AwaitGroup
+    | Receive
+    | Send
+    | SetEvent
+    | AwaitEvent
+    | Emit
+    | Stop
+)
 
 
 def seconds_of(duration: timedelta | float) -> float:

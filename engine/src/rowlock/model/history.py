@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from rowlock.errors import UnreadableValue
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -29,11 +31,22 @@ class Record:
 class Misfit(Exception):
     """The code does not fit the history."""
 
-    def __init__(self, place: str, expected: str, found: str) -> None:
+    def __init__(self, place: str, expected: str, found: str, expected_name: str = "") -> None:
         self.place = place
         self.expected = expected
         self.found = found
+        self.expected_name = expected_name
+        self.line: str | None = None
+        """Where the code makes the call, if that is known."""
         super().__init__(f"at {place}: expected {expected}, found {found}")
+
+
+class Locked(Misfit):
+    """A recorded value can't be read here for want of a codec; the code is not at fault."""
+
+    def __init__(self, place: str, error: UnreadableValue) -> None:
+        self.error = error
+        super().__init__(place, "a codec that reads it", str(error))
 
 
 class History:
@@ -68,7 +81,7 @@ class History:
         if record is None:
             return False
         if record.kind != kind or record.name != name:
-            raise Misfit(place, str(record), describe(kind, name))
+            raise Misfit(place, str(record), describe(kind, name), record.name)
         return True
 
     def next(self) -> Record:

@@ -21,10 +21,19 @@ import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import PurePath
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import msgspec
 from msgspec import inspect as kinds
+
+from rowlock.model import places
+from rowlock.model.secret import HIDDEN, REVEALED, Secret, mentions_secret
+
+_STARS = b'"**********"'
+_LOST = (
+    "pydantic writes its SecretStr as stars, so the value would be lost; declare it as "
+    "rowlock.Secret[str]"
+)
 
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 # Two quick searches that may be wrong inside text, and the exact one that steps over text.
@@ -154,6 +163,11 @@ def shows_floats(kind: kinds.Type) -> bool:
     return isinstance(kind, _SHOWS_FLOATS)
 
 
+def holds_secrets(kind: kinds.Type) -> bool:
+    """Whether what is loaded may hold a Secret."""
+    return isinstance(kind, kinds.CustomType) and mentions_secret(kind.cls)
+
+
 def _inner(kind: Any) -> Iterator[Any]:
     if isinstance(kind, kinds.Type | kinds.Field):
         for name in kind.__struct_fields__:
@@ -166,7 +180,7 @@ def _check_known(kind: kinds.Type) -> None:
         raise TypeError("`msgspec.Raw` is the exact text, which jsonb does not keep")
     if not isinstance(kind, kinds.CustomType) or kind.cls is object or _is_pydantic(kind.cls):
         return
-    if not issubclass(kind.cls, PurePath):
+    if not issubclass(kind.cls, PurePath | Secret):
         raise TypeError(f"nothing says how a `{kind.cls.__qualname__}` is made from JSON")
 
 
@@ -177,7 +191,11 @@ def _is_pydantic(kind: type) -> bool:
     return hasattr(kind, "model_dump") and hasattr(kind, "model_validate_json")
 
 
-def _write_custom(value: Any) -> Any:
+def _masks_itself(value: Any) -> bool:
+    return hasattr(value, "get_secret_value")
+
+
+def _write_custom(value: Any, context: object = HIDDEN) -> Any:
     """Paths, subclasses of plain types, pydantic's models; known by their methods, not imported."""
     if isinstance(value, PurePath):
         return str(value)
@@ -186,22 +204,72 @@ def _write_custom(value: Any) -> Any:
             return method(value)
     kind = type(value)
     if _is_pydantic(kind):
-        return value.model_dump(mode="json", by_alias=True, round_trip=True)
+        plain = value.model_dump(mode="json", by_alias=True, round_trip=True, context=context)
+        if _STARS in encode(plain) and next(places.holders(value, _masks_itself), None) is not None:
+            raise TypeError(_LOST)
+        return plain
+    if _masks_itself(value):
+        raise TypeError(_LOST)
     raise TypeError(f"objects of type `{kind.__module__}.{kind.__qualname__}` have no form in JSON")
+
+
+def _write_revealed(value: Any) -> Any:
+    """The same with Secrets, for text that only a codec will see."""
+    if not isinstance(value, Secret):
+        return _write_custom(value, REVEALED)
+    try:
+        return msgspec.Raw(_encode_revealed(value.reveal()))
+    except Exception as error:
+        why = type(error).__name__
+    # Not inside the except clause: what encodes a text may carry all of it in its error.
+    raise TypeError(f"the value of the Secret has no form in JSON ({why})")
 
 
 def _load_custom(kind: type, plain: Any) -> Any:
     if kind is object:
         return plain
+    if get_origin(kind) is Secret or kind is Secret:
+        return _load_secret(kind, plain)
     if issubclass(kind, PurePath):
         if not isinstance(plain, str):
             raise ValueError(f"Expected `{kind.__name__}` as text, got `{type(plain).__name__}`")
         return kind(plain)
-    return kind.model_validate_json(encode(plain))  # type: ignore[attr-defined]
+    if not _is_pydantic(kind):
+        raise TypeError(f"nothing says how a `{kind.__qualname__}` is made from JSON")
+    try:
+        return kind.model_validate_json(encode(plain))  # type: ignore[attr-defined]
+    except ValueError as error:
+        if not hasattr(error, "errors"):
+            raise
+        why = _pydantic_reasons(error)
+    raise ValueError(why)
+
+
+def _load_secret(kind: Any, plain: Any) -> Secret[Any]:
+    declared = get_args(kind)[0] if get_args(kind) else Any
+    try:
+        return Secret(msgspec.convert(plain, declared, dec_hook=_load_custom, str_keys=True))
+    except Exception:  # noqa: S110 - an error of the value inside could tell it
+        pass
+    raise ValueError(f"the value of the Secret is not as `{kind}` declares")
+
+
+def _pydantic_reasons(error: Any) -> str:
+    """What pydantic found wrong, in one line and without the value, which it would quote."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    reasons = [f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in found[:5]]
+    more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+    return f"{'; '.join(reasons)}{more}"
 
 
 encode = msgspec.json.Encoder(enc_hook=_write_custom).encode
+_encode_revealed = msgspec.json.Encoder(enc_hook=_write_revealed).encode
 _encode_sorted = msgspec.json.Encoder(enc_hook=_write_custom, order="sorted").encode
+
+
+def encode_revealed(value: Any) -> bytes:
+    """Return the JSON text of a value with its Secrets, keys in alphabetical order."""
+    return sort_keys(_encode_revealed(value))
 
 
 def decoder(annotation: Any) -> Callable[[str | bytes], Any]:

@@ -18,6 +18,8 @@ from typing import Any
 
 import msgspec
 
+from rowlock.model.secret import Secret
+
 _MSGSPEC_PLACE = re.compile(r" - at (`key` in )?`\$?([^`]*)`$")
 
 
@@ -72,11 +74,27 @@ def losses(value: Any) -> Iterator[tuple[str, str]]:
             if not math.isfinite(part):
                 yield path.removeprefix("."), f"JSON has no number for {float(part)!r}."
             continue
+        if isinstance(part, Secret):
+            if next(losses(part.reveal()), None):
+                why = "the value of the Secret holds NaN, infinity, or keys that become the same."
+                yield path.removeprefix("."), why
+            continue
         if isinstance(part, dict):
             for one, other in _colliding_keys(part):
                 why = f"the keys {one!r} and {other!r} are the same text in JSON."
                 yield path.removeprefix("."), why
         waiting.extend((path + step, child) for step, child in parts(part))
+
+
+def holders(value: Any, is_one: Callable[[Any], bool]) -> Iterator[str]:
+    """Yield the paths of the parts that ``is_one``, from the outside in; not of what is in them."""
+    waiting = deque([("", value)])
+    while waiting:
+        path, part = waiting.popleft()
+        if is_one(part):
+            yield path.removeprefix(".")
+        else:
+            waiting.extend((path + step, child) for step, child in parts(part))
 
 
 def _colliding_keys(value: dict[Any, Any]) -> Iterator[tuple[Any, Any]]:

@@ -4,19 +4,21 @@ Every argument, result and event passes through here. A value is stored only if 
 to come back: what JSON or ``jsonb`` would lose or refuse is refused at once, by its path. The
 caller goes on with the value as *loaded*, live as well as on replay, so both see the same.
 
-Reads: annotations and values; model/jsonb.py (what JSON can carry), model/places.py (paths).
+Reads: annotations and values; model/jsonb.py (what JSON can carry), model/places.py (paths),
+model/envelope.py (what a codec made of it).
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Callable
-from typing import Any, Never, NoReturn, final, get_type_hints
+import re
+from typing import Any, Never, NoReturn, final
 
-import msgspec
-
-from rowlock.errors import ConfigurationError, InvalidValue, MisplacedCall
-from rowlock.model import jsonb, places
+from rowlock.errors import ConfigurationError, InvalidValue, UnreadableValue
+from rowlock.model import envelope, jsonb, places
+from rowlock.model.envelope import Codecs
+from rowlock.model.secret import Secret
 
 MAX_VALUE_BYTES = 16 * 1024 * 1024
 """The longest JSON text of one value. Larger things belong in a file or table of their own."""
@@ -30,7 +32,13 @@ _NO_DECODER = (
     "union of classes, msgspec.Structs with a tag. Or declare Any and get plain JSON back."
 )
 
-_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw] | None).decode
+NOT_HIDDEN = "it is a Secret, and there is no codec that hides it."
+NO_CODEC = (
+    "Give the App (or Client) one that encrypts, such as codec=AesGcm.from_environment(); see "
+    "docs/values.md."
+)
+
+_QUOTED = re.compile(r"(invalid (?:enum )?value) .*")
 
 
 @final
@@ -43,20 +51,38 @@ class Shape:
     Values are checked by what they become: ``"x"`` does not load as ``int`` and is refused, 3 is
     good for ``float``, and a UUID returned from ``-> str`` is delivered as text.
 
+    ``codecs`` encode what is stored. A Secret is stored only where the annotation has one, and only
+    if the codecs hide it. ``outgoing``: the value is loaded elsewhere, as it is declared there, so
+    a Secret may stand anywhere.
+
     Raises ConfigurationError for annotations that no JSON can be turned back into.
     """
 
     __slots__ = (
+        "_codecs",
         "_decode",
+        "_looks_first",
         "_natural",
+        "_outgoing",
+        "_secretive",
         "_shows_floats",
         "_shows_order",
         "_takes_none",
+        "_wraps",
+        "_write",
         "path",
         "what",
     )
 
-    def __init__(self, annotation: Any, what: str, path: str = "") -> None:
+    def __init__(
+        self,
+        annotation: Any,
+        what: str,
+        path: str = "",
+        codecs: Codecs | None = None,
+        *,
+        outgoing: bool = False,
+    ) -> None:
         self.what = what
         self.path = path
         if annotation is Never or annotation is NoReturn:  # a workflow that loops for ever
@@ -69,10 +95,36 @@ class Shape:
                 f"{places.join(what, path)} is declared as {annotation!r}, which can't be loaded "
                 f"from JSON: {error}. {_NO_DECODER}"
             ) from error
+        self._outgoing = outgoing
+        self._secretive = any(map(jsonb.holds_secrets, kinds))
         self._shows_order = any(map(jsonb.shows_order, kinds))
         self._shows_floats = any(map(jsonb.shows_floats, kinds))
         self._natural = all(map(jsonb.is_natural, kinds))
-        self._takes_none = self._loads_null()
+        self._takes_none = self._loads(b"null") and self._decode(b"null") is None
+        self._write = jsonb.encode_sorted if self._shows_order else jsonb.encode
+        if self._secretive:
+            self._write = jsonb.encode_revealed
+        self._use(codecs)
+
+    def with_codecs(self, codecs: Codecs | None) -> Shape:
+        """The same with other codecs."""
+        other = copy.copy(self)
+        other._use(codecs)
+        return other
+
+    def _revealing(self) -> Shape:
+        other = copy.copy(self)
+        other._secretive = True
+        other._write = jsonb.encode_revealed
+        return other
+
+    def _use(self, codecs: Codecs | None) -> None:
+        self._codecs = codecs
+        # Where an envelope would load as something, one must look before loading; elsewhere it is
+        # enough to look when loading fails, and what is stored can't look like one either.
+        ambiguous = self._shows_order or any(map(self._loads, envelope.SAMPLES))
+        self._looks_first = codecs is not None or ambiguous
+        self._wraps = codecs is not None or ambiguous
 
     def store(self, value: Any) -> str:
         """Return the JSON text of ``value``; raises InvalidValue if it would not come back."""
@@ -86,9 +138,11 @@ class Shape:
         if value is None and self._takes_none:
             return "null", None
         try:
-            raw = jsonb.encode_sorted(value) if self._shows_order else jsonb.encode(value)
+            raw = self._write(value)
         except Exception as error:
-            raise self._unwritable(value, error) from error
+            if self._outgoing and not self._secretive:
+                return self._revealing().store_and_load(value)  # there is a Secret, or it is bad
+            raise self._unwritable(value, error) from self._shown(error)
         if self._shows_floats:
             raw = jsonb.settle_floats(raw)
         if len(raw) > MAX_VALUE_BYTES:
@@ -101,20 +155,29 @@ class Shape:
             loaded = self._decode(raw)
         except Exception as error:
             self._refuse_losses(value)
-            raise self._unfit(error) from error
+            raise self._unfit(error) from self._shown(error)
         if not self._is_whole(raw, value, loaded):
             self._refuse_losses(value)
+        if self._secretive:
+            self._check_secrets(value, loaded)
+        if self._wraps and (self._codecs is not None or raw.startswith(envelope.MAYBE_WRITTEN)):
+            return self._sealed(raw), loaded
         return raw.decode(), loaded
 
     def load(self, text: str | bytes) -> Any:
         """Return the value of JSON text; raises InvalidValue if it is not as declared.
 
-        Dicts have their keys in alphabetical order, whatever order the text has.
+        Raises UnreadableValue if a codec is missing. Dicts have their keys in alphabetical order,
+        whatever order the text has.
         """
+        if self._looks_first and text[:9] in envelope.SEALED:
+            text = self._opened(text)
         try:
             return self._decode(jsonb.sort_keys(text) if self._shows_order else text)
         except Exception as error:
-            raise self._unfit(error) from error
+            if not self._looks_first and text[:9] in envelope.SEALED:
+                self._opened(text)
+            raise self._unfit(error) from self._shown(error)
 
     def _is_whole(self, raw: bytes, value: Any, loaded: Any) -> bool:
         if self._natural:
@@ -124,11 +187,42 @@ class Shape:
             return jsonb.is_surely_whole(raw, value)
         return True
 
-    def _loads_null(self) -> bool:
+    def _loads(self, raw: bytes) -> bool:
         try:
-            return self._decode(b"null") is None
+            self._decode(raw)
         except Exception:  # whatever a custom type's own validation raises
             return False
+        return True
+
+    # --- codecs and Secrets
+
+    def _sealed(self, raw: bytes) -> str:
+        try:
+            return envelope.sealed(raw, self._codecs)
+        except envelope.Unwritable as error:
+            raise self._refused("", str(error)) from None
+
+    def _opened(self, text: str | bytes) -> str | bytes:
+        try:
+            return envelope.opened(text, self._codecs)
+        except envelope.Unreadable as error:
+            raise UnreadableValue(
+                self.what, self.path, error.why, error.hint, error.codec
+            ) from None
+
+    def _check_secrets(self, value: Any, loaded: Any) -> None:
+        """Refuse Secrets that nothing would hide, or that would come back bare."""
+        given = list(places.holders(value, _is_secret))
+        kept = given if self._outgoing else list(places.holders(loaded, _is_secret))
+        if kept and not envelope.hides(self._codecs):
+            raise self._refused(kept[0], NOT_HIDDEN, NO_CODEC)
+        if len(given) > len(kept):
+            path = next(path for path in given if path not in kept)
+            raise self._undeclared(path)
+
+    def _shown(self, error: Exception) -> Exception | None:
+        """The error as a cause, unless it may carry what must not be seen."""
+        return None if self._secretive or envelope.hides(self._codecs) else error
 
     # --- refusals
 
@@ -138,14 +232,39 @@ class Shape:
     def _unwritable(self, value: Any, error: Exception) -> InvalidValue:
         if isinstance(error, RecursionError):
             return self._too_deep()
-        path, culprit = places.locate(value, _cannot_be_written)
+        path, culprit = places.locate(value, self._cannot_be_written)
+        if isinstance(culprit, Secret) and not self._secretive:
+            return self._undeclared(path)
         if inspect.iscoroutine(culprit):
             culprit.close()  # this error says it; a "never awaited" warning would say it again
             return self._refused(path, "it is a coroutine.", "Is an `await` missing?")
         if isinstance(error, UnicodeEncodeError):
             why = "the text holds half of a surrogate pair, which is not valid Unicode."
             return self._refused(path, why, "Decode the bytes it came from with errors='replace'.")
-        return self._refused(path, f"{_reason(culprit, error)}.", "Return plain data instead.")
+        return self._refused(path, f"{self._reason(culprit, error)}.", "Return plain data instead.")
+
+    def _reason(self, culprit: Any, otherwise: Exception) -> str:
+        if isinstance(culprit, dict):  # its values were found to be good
+            return "one of its keys can't be a key in JSON, which are text"
+        try:
+            self._write(culprit)
+        except Exception as error:
+            return str(error)
+        return str(otherwise)
+
+    def _cannot_be_written(self, value: Any) -> bool:
+        try:
+            self._write(value)
+        except Exception:
+            return True
+        return False
+
+    def _undeclared(self, path: str) -> InvalidValue:
+        return self._refused(
+            path,
+            "it is a Secret, and not declared as one: it would come back as a bare value.",
+            "Annotate it as Secret[…].",
+        )
 
     def _too_large(self, size: int) -> InvalidValue:
         return self._refused(
@@ -159,7 +278,7 @@ class Shape:
         return self._refused("", why, "Make it flatter, such as a list with references.")
 
     def _nul(self, value: Any) -> InvalidValue:
-        path, _ = places.locate(value, _holds_nul)
+        path, _ = places.locate(value, lambda part: jsonb.holds_nul(self._write(part)))
         return self._refused(path, "the text holds a NUL character, which PostgreSQL can't keep.")
 
     def _refuse_losses(self, value: Any) -> None:
@@ -170,127 +289,9 @@ class Shape:
         if isinstance(error, RecursionError):
             return self._refused("", "it is nested too deeply.")
         path, why = places.split_msgspec_error(error)
+        if self._shown(error) is None:
+            why = _QUOTED.sub(r"\1", why)  # the one message of msgspec that quotes the value
         return self._refused(path, f"{why}.", "The value must be as its annotation declares.")
-
-
-@final
-class Inputs:
-    """The arguments of a workflow function, stored as one JSON object by parameter name.
-
-    By name, so that SQL and other languages can write it and a person can read it.
-    """
-
-    __slots__ = ("_defaults", "_name", "_shapes", "_signature")
-
-    def __init__(self, name: str, signature: inspect.Signature, hints: dict[str, Any]) -> None:
-        self._name = name
-        self._signature = signature
-        self._defaults: dict[str, str] = {}
-        self._shapes = {
-            parameter: Shape(hints.get(parameter, Any), f"the input of {name}", parameter)
-            for parameter in signature.parameters
-        }
-        for parameter in signature.parameters.values():
-            self._adopt(parameter)
-
-    @classmethod
-    def of(cls, function: Callable[..., Any], skip_first: bool = False) -> Inputs:
-        """Read a function's signature; ``skip_first`` leaves out its first parameter.
-
-        Raises ConfigurationError for ``*args``, ``**kwargs``, positional-only parameters,
-        annotations that can't be resolved or loaded, and defaults that can't be stored.
-        """
-        signature = inspect.signature(function)
-        if skip_first:
-            parameters = list(signature.parameters.values())[1:]
-            signature = signature.replace(parameters=parameters)
-        name = getattr(function, "__qualname__", repr(function))
-        return cls(name, signature, hints_of(function))
-
-    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        """Return the JSON object for a call; raises MisplacedCall if the call is wrong.
-
-        Defaults are stored as if they had been passed: a default that a later version changes
-        must not change a run that has begun.
-        """
-        try:
-            bound = self._signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise MisplacedCall(
-                f"{self._name}{self._signature} can't be called like this: {error}."
-            ) from error
-        bound.apply_defaults()
-        members = [
-            f"{jsonb.encode(name).decode()}:{self._shapes[name].store(value)}"
-            for name, value in bound.arguments.items()
-        ]
-        text = "{" + ",".join(members) + "}"
-        if (size := len(text.encode())) > MAX_VALUE_BYTES:
-            why = f"its JSON text has {size} bytes, the limit is {MAX_VALUE_BYTES}."
-            raise self._refused("", why)
-        return text
-
-    def load(self, text: str | bytes | None) -> dict[str, Any]:
-        """Return the keyword arguments that JSON text holds; nothing and ``null`` mean ``{}``.
-
-        A missing argument takes the parameter's default, for callers in SQL and for runs begun
-        before the parameter existed. Raises InvalidValue for other missing or unknown names.
-        """
-        try:
-            found = _decode_members(text) if text is not None else None
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise self._refused("", f"it is not a JSON object: {error}.") from error
-        found = found or {}
-        for name in found:
-            if name not in self._shapes:
-                raise self._refused(name, "there is no such parameter.")
-        return {name: self._load_one(name, found.get(name)) for name in self._shapes}
-
-    def _load_one(self, name: str, raw: msgspec.Raw | None) -> Any:
-        if raw is not None:
-            return self._shapes[name].load(bytes(raw))
-        if name not in self._defaults:
-            raise self._refused(name, "it is missing and has no default.")
-        return self._shapes[name].load(self._defaults[name])  # a fresh copy for every run
-
-    def _adopt(self, parameter: inspect.Parameter) -> None:
-        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise ConfigurationError(
-                f"parameter {str(parameter)!r} of {self._name} has no name in a JSON object: a "
-                "workflow's input is stored by parameter name, so *args, **kwargs and "
-                "positional-only parameters can't be used. Name each parameter, or take a list "
-                "or dict."
-            )
-        if parameter.default is parameter.empty:
-            return
-        try:
-            default = self._shapes[parameter.name].store(parameter.default)
-            self._defaults[parameter.name] = default
-        except InvalidValue as error:
-            raise ConfigurationError(
-                f"the default of parameter {str(parameter)!r} of {self._name} does not fit its "
-                f"annotation: {error} If None is meant, add `| None` to the annotation."
-            ) from error
-
-    def _refused(self, path: str, why: str) -> InvalidValue:
-        names = ", ".join(self._shapes) or "none"
-        return InvalidValue(f"the input of {self._name}", path, why, f"Expected names: {names}.")
-
-
-def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return a function's resolved annotations; ``"return"`` is its result's, if it has one.
-
-    Raises ConfigurationError if an annotation names something that does not exist at run time.
-    """
-    try:
-        return get_type_hints(function, include_extras=True)
-    except Exception as error:
-        name = getattr(function, "__qualname__", repr(function))
-        raise ConfigurationError(
-            f"the annotations of {name} can't be resolved: {error}. They are needed at run time, "
-            "to load what was stored: import their types outside `if TYPE_CHECKING:` and define "
-            "them at module level."
-        ) from error
 
 
 def _same(loaded: Any, given: Any) -> bool:
@@ -300,23 +301,5 @@ def _same(loaded: Any, given: Any) -> bool:
         return False
 
 
-def _cannot_be_written(value: Any) -> bool:
-    try:
-        jsonb.encode(value)
-    except Exception:
-        return True
-    return False
-
-
-def _holds_nul(value: Any) -> bool:
-    return jsonb.holds_nul(jsonb.encode(value))
-
-
-def _reason(culprit: Any, otherwise: Exception) -> str:
-    if isinstance(culprit, dict):  # its values were found to be good
-        return "one of its keys can't be a key in JSON, which are text"
-    try:
-        jsonb.encode(culprit)
-    except Exception as error:
-        return str(error)
-    return str(otherwise)
+def _is_secret(value: Any) -> bool:
+    return isinstance(value, Secret)

@@ -21,7 +21,8 @@ from contextvars import Context
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from rowlock.errors import MisplacedCall
-from rowlock.model.commands import Command
+from rowlock.model.commands import Command, ExecuteStep
+from rowlock.model.envelope import Codecs
 
 T = TypeVar("T")
 
@@ -47,9 +48,10 @@ class Branch(asyncio.Task[Any]):
         place: tuple[int, ...],
         name: str | None = None,
         context: Context | None = None,
+        prefix: str = "",
     ) -> None:
         self.place = place
-        self._prefix = "".join(f"{number}." for number in place)
+        self._prefix = prefix + "".join(f"{number}." for number in place)
         self._count = 0
         self._hash = hash(place) if place else id(self)
         super().__init__(coroutine, loop=loop, name=name or "run", context=context)
@@ -108,7 +110,13 @@ class Run(Protocol):
         """Whether its code has ended, or is being thrown away."""
         ...
 
+    @property
+    def codecs(self) -> Codecs | None:
+        """What encodes its values."""
+        ...
+
     def request(self, command: Command) -> Future[Any]: ...
+    def compensate(self, undo: ExecuteStep) -> None: ...
     def schedule_pump(self) -> None: ...
     def on_loop_error(self, context: dict[str, Any]) -> None: ...
 
@@ -140,9 +148,11 @@ class RunLoop(asyncio.AbstractEventLoop):
 
     # --- what the runtime does with it
 
-    def begin(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> Branch:
-        """Make the branch of the run's function."""
-        self._main = Branch(coroutine, loop=self, place=(), context=context)
+    def begin(
+        self, coroutine: Coroutine[Any, Any, Any], context: Context, prefix: str = ""
+    ) -> Branch:
+        """Make the branch of the run's function, or of what undoes it: its places have a prefix."""
+        self._main = Branch(coroutine, loop=self, place=(), context=context, prefix=prefix)
         self._keep(self._main)
         return self._main
 

@@ -6,8 +6,10 @@ quiet before the next: first those of the history, then, when all are delivered,
 journal acknowledges them. Nothing new is begun before the history is exhausted, so a branch that
 was cancelled is not executed again by its replay.
 
-When the code is quiet and waits for nothing but parked requests (long timers, other runs), the
-run is suspended: the journal puts its task to sleep, and the code is thrown away with Suspended.
+When the code is quiet and waits for nothing but parked requests (long timers, messages, other
+runs), the run is suspended: the journal puts its task to sleep, and the code is thrown away with
+Suspended. When it fails or is cancelled, what it registered with ``compensate`` is done, in
+reverse order, before the run ends.
 
 Reads: model/history.py (what fits), the journal's verdicts.  Writes: through its Outbox.
 """
@@ -17,9 +19,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import random
-import uuid
 from collections.abc import Container, Iterable
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
@@ -27,6 +28,9 @@ from uuid import UUID
 import msgspec
 
 from rowlock.errors import (
+    Cancelled,
+    ContinueAsNew,
+    DeadlineExceeded,
     InvalidValue,
     LeaseLost,
     MisplacedCall,
@@ -34,35 +38,38 @@ from rowlock.errors import (
     RunFailed,
     StepFailed,
     Suspended,
-    UnknownRun,
+    UnreadableValue,
 )
 from rowlock.model.code import Code, WorkflowCode
-from rowlock.model.commands import AwaitRun, Command, ExecuteStep, Note, Sleep, StartChild
+from rowlock.model.commands import RUN_ID, AwaitRun, Command, ExecuteStep, Receive
 from rowlock.model.deliveries import Deliveries
+from rowlock.model.envelope import Codecs
 from rowlock.model.failure import Failure
-from rowlock.model.history import History, Misfit, Record, describe
+from rowlock.model.history import History, Locked, Misfit, Record, describe
 from rowlock.model.states import Outcome
+from rowlock.runtime import source, stopping
 from rowlock.runtime.branches import Branch, RunLoop, Spinning
-from rowlock.runtime.journal import LOST, RECORDED, REFUSED, Journal
-from rowlock.runtime.outbox import Outbox, child_entry
+from rowlock.runtime.in_flight import InFlight
+from rowlock.runtime.journal import EMPTY, LOST, RECORDED, REFUSED, UNDELIVERABLE, Journal
+from rowlock.runtime.outbox import Hanging, Outbox, raw
 from rowlock.runtime.request import Request, Result
+from rowlock.runtime.stopping import CancelRequest, Stopping
 from rowlock.runtime.suspension import Suspension
 from rowlock.runtime.threads import WorkflowThread
-from rowlock.store.statements import Claimed, Ended, Remembered
+from rowlock.store.entries import Watch
+from rowlock.store.statements import Claimed, Ended, Member, Remembered, Told
 from rowlock.telemetry import logs
 from rowlock.telemetry.observer import Observer
 
 log = logging.getLogger("rowlock.run")
-
-IN_MEMORY_S = 1.0
-"""Timers up to this long are waited for in memory; longer ones cost a row and no slot. What a
-worker goes by is its own option, of which this is the default."""
 
 MOST_REFUSALS = 100
 """Code that is refused so often while it is unloaded gets no error any more, only silence."""
 
 MOST_PATIENCE_MS = 2000
 WATCHES_WITHOUT_PATIENCE = 8
+UNDO = "undo."
+"""Places of what compensates begin with this."""
 
 
 class Host(Protocol):
@@ -76,7 +83,7 @@ class Host(Protocol):
 
     def execute_step(self, execution: Execution, request: Request) -> None: ...
     def start_keyed_child(self, execution: Execution, request: Request) -> None: ...
-    def watch(self, execution: Execution, run_id: UUID, *, now: bool) -> None: ...
+    def watch(self, execution: Execution, *, now: bool) -> None: ...
     def unwatch(self, execution: Execution) -> None: ...
     def room_changed(self) -> None: ...
     def unloaded(self, execution: Execution, how: str) -> None: ...
@@ -111,31 +118,40 @@ class Execution:
         self._clock = asyncio.get_running_loop()
         self._loaded_at = self._clock.time()
         self._main: Branch | None = None
-        records, self._waits = [], {}
+        records: list[Record] = []
+        waits: dict[str, Remembered] = {}
+        stopped: Remembered | None = None
         for one in remembered:
             if one.position is None:
-                self._waits[one.place] = one
+                waits[one.place] = one
             else:
                 records.append(
                     Record(one.place, one.kind, one.name or "", one.position, one.output, one.error)
                 )
+                if one.place == stopping.PLACE:
+                    stopped = one
         self._history = History(records)
-        self._outcomes = outcomes or {}
         self._requests: dict[str, Request] = {}
         """Asked for, and not delivered yet."""
         self._fresh: list[Request] = []
         """Not recorded; begun when the history is exhausted."""
-        self._open: dict[str, Request] = {}
-        """Begun, and nothing has been handed to the journal for them yet."""
         self._deliveries: Deliveries[Result] = Deliveries(self._history.last_position)
-        self._outbox = Outbox(host.journal, claimed)
-        self._outbox.waited = bool(self._waits)
-        self._suspension = Suspension(
+        self.outbox: Outbox = Outbox(host.journal, claimed)
+        self.outbox.waited = bool(waits)
+        self.suspension: Suspension = Suspension(
             self._send_suspend,
             on_asleep=partial(self.stop, "suspended"),
             on_awake=self._on_awake,
             on_lost=self.lost,
         )
+        self._in_flight = InFlight(self, waits, outcomes or {})
+        self._stopping = Stopping(self, stopped)
+        self._undos: list[ExecuteStep] = []
+        self._failed_undos: list[tuple[str, BaseException]] = []
+        self._verdict: BaseException | None = None
+        """With what the run ends, once everything is undone."""
+        self._emitting: set[Future[None]] = set()
+        """Of entries that its steps wait to see written."""
         self._misfit: Misfit | None = None
         self._refusals = 0
         self._ending = False
@@ -152,30 +168,48 @@ class Execution:
     @property
     def is_ending(self) -> bool:
         """Its code runs no more; it only waits for the journal."""
-        return self._ending or bool(self._suspension)
+        return self._ending or bool(self.suspension)
+
+    @property
+    def codecs(self) -> Codecs | None:
+        """What encodes its values."""
+        return self.host.code.codecs
 
     def next_due(self) -> float | None:
         """When its next timer falls due (loop time)."""
         return min((r.due for r in self._requests.values() if r.due is not None), default=None)
 
     def waits_but_for(self, stuck: Container[Request]) -> bool:
-        """Whether it does nothing but wait, for timers, other runs, and these requests."""
-        if self.is_ending or self.busy or self._pumping or self._deliveries or not self._open:
+        """Whether it does nothing but wait, for timers, others, and these requests."""
+        if self.is_ending or self.busy or self._pumping or self._deliveries:
             return False
-        return all(request.parked or request in stuck for request in self._open.values())
+        return bool(self._in_flight) and self._in_flight.waits_but_for(stuck)
+
+    def next_alarm(self) -> float | None:
+        """When time alone makes something happen (loop time): a timer, deadline or grace."""
+        times = (self.next_due(), self._stopping.next_due())
+        return min((time for time in times if time is not None), default=None)
 
     def pass_time(self, seconds: float) -> None:
-        """A test lets time pass: its timers fall due so much earlier."""
+        """A test lets time pass: all that comes with time comes so much nearer."""
         self._loaded_at -= seconds
-        for request in self._requests.values():
-            if request.timer is not None and request.due is not None:
-                request.timer.cancel()
-                self._park_until(request, request.due - seconds - self._clock.time())
+        self._in_flight.pass_time(seconds)
+        self._stopping.pass_time(seconds)
 
     def context_for_child(self) -> str | None:
         """The trace context that the run's children start with."""
         own = self.host.observer.context_for_child(self.claimed)
         return self.claimed.trace_context if own is None else own
+
+    def trace(self) -> Hanging:
+        """The same, as it goes into the journal."""
+        context = self.context_for_child()
+        return {} if context is None else {"trace_context": raw(context)}
+
+    @property
+    def is_undoing(self) -> bool:
+        """Its code has ended; what it did is being undone."""
+        return self._verdict is not None
 
     # --- life
 
@@ -183,8 +217,15 @@ class Execution:
         """Begin to run. What follows happens in callbacks of the worker's loop."""
         try:
             arguments = self.workflow.inputs.load(self.claimed.input)
+        except UnreadableValue as error:
+            self._block(Locked("", error))
+            return
         except InvalidValue as error:
-            self._finish(Outcome.FAILED, failure=Failure.of(error))
+            self._finish(Outcome.FAILED, error=error)
+            return
+        deadline_in = self.claimed.deadline_in
+        if deadline_in is not None and deadline_in <= 0 and self.epoch == 1:
+            self._finish(Outcome.FAILED, error=DeadlineExceeded(self.workflow.name))
             return
         context = contextvars.copy_context()
         context.run(logs.enter, logs.Where(self.run_text, self.workflow.name))
@@ -196,6 +237,10 @@ class Execution:
             function = partial(self.workflow.function, **arguments)
             coroutine = WorkflowThread(self, self._clock, function).main()
         self._main = self.loop.begin(coroutine, context)
+        if deadline_in is not None:
+            self._stopping.set_deadline(deadline_in)
+        if self.claimed.cancel is not None:
+            self._stopping.on_request(stopping.decode_request(self.claimed.cancel))
         self.schedule_pump()
 
     def stop(self, how: str) -> None:
@@ -206,7 +251,7 @@ class Execution:
         """Hand the run back, so that another worker goes on with it at once."""
         if self.end is None and not self._ending:
             self._ending = True
-            self._outbox.release(None, lambda _verdict, _detail: self.stop("released"))
+            self.outbox.release(None, lambda _verdict, _detail: self.stop("released"))
 
     def lost(self) -> None:
         """Another worker owns this run, or nobody does."""
@@ -237,6 +282,7 @@ class Execution:
             if not self._history.called(place, command.kind, command.name):
                 self._fresh.append(request)
         except Misfit as misfit:
+            misfit.line = source.line_of_caller()
             self._misfit = self._misfit or misfit
         return future
 
@@ -260,12 +306,12 @@ class Execution:
                 if self._main.done():
                     self._on_return(self._main)
                     return
+                if self.busy:
+                    return
                 if self._history.replaying:
-                    if self.busy:
-                        return
                     self._deliver_record(self._history.next())
                     continue
-                if self._fresh:
+                if self._fresh and not self._stopping.is_pending:
                     self._begin_fresh()
                 result = self._deliveries.take()
                 if result is None:
@@ -276,7 +322,7 @@ class Execution:
         except Spinning as error:
             self._ending = True
             self._cancel_branches()
-            self._finish(Outcome.FAILED, failure=Failure.of(MisplacedCall(str(error))))
+            self._finish(Outcome.FAILED, error=MisplacedCall(str(error)))
         except Misfit as misfit:
             self._block(misfit)
 
@@ -285,7 +331,7 @@ class Execution:
         if request is None:
             waiting = [str(r) for r in self._requests.values() if not r.future.done()]
             found = "a wait for " + ", ".join(waiting[:3]) if waiting else "no such call"
-            raise Misfit(record.place, str(record), found)
+            raise Misfit(record.place, str(record), found, record.name)
         del self._requests[record.place]
         if not request.future.done():
             self._load(request, record.output, record.error).deliver()
@@ -297,7 +343,12 @@ class Execution:
         shape = request.command.shape
         try:
             return Result(request, shape.load("null" if output is None else output))
+        except UnreadableValue as locked:
+            raise Locked(request.place, locked) from None
         except InvalidValue as misfit:
+            if isinstance(request.command, Receive):
+                # It is as its sender made it: that is for this code to cope with.
+                return Result(request, error=self._rebuild(request, Failure.of(misfit)))
             raise Misfit(request.place, f"{shape.what} as recorded", str(misfit)) from None
 
     def _rebuild(self, request: Request, failure: Failure) -> BaseException:
@@ -314,150 +365,97 @@ class Execution:
             )
         return error
 
-    # --- beginning something new
-
     def _begin_fresh(self) -> None:
         fresh, self._fresh = self._fresh, []
         for request in fresh:
             if not request.future.done():
-                self._open[request.place] = request
-                request.future.add_done_callback(partial(self._on_answered, request))
-                self._begin(request)
-
-    def _on_answered(self, request: Request, future: asyncio.Future[Any]) -> None:
-        if future.cancelled():
-            self._open.pop(request.place, None)
-            request.cancel_work()
-
-    def _begin(self, request: Request) -> None:
-        match request.command:
-            case ExecuteStep():
-                wait = self._waiting_for("retry", request)
-                if wait is None:
-                    self.host.execute_step(self, request)
-                else:
-                    request.attempt = wait.attempt
-                    self._park_until(request, self._remaining(wait))
-            case Sleep(seconds=seconds):
-                wait = self._waiting_for("timer", request)
-                remaining = seconds if wait is None else self._remaining(wait)
-                if wait is None and remaining > self.host.in_memory_s:
-                    self._journal_timer(request, "timer", remaining, None)
-                self._park_until(request, remaining)
-            case Note(kind="now"):
-                self._record(request)  # the journal puts in the database's time
-            case Note(kind=kind, shape=shape):
-                value = uuid.uuid4() if kind == "uuid" else random.random()
-                self._record(request, value, output=shape.store(value))
-            case StartChild(key=None) as child:
-                self._record(request, child=child_entry(child, self.context_for_child()))
-            case StartChild():
-                self.host.start_keyed_child(self, request)
-            case AwaitRun(run_id=run_id):
-                request.parked = True
-                ended = self._outcomes.get(run_id)
-                if ended is not None:
-                    self._record_ended(request, ended)
-                else:
-                    self.host.watch(self, run_id, now=False)
-
-    def _waiting_for(self, kind: str, request: Request) -> Remembered | None:
-        """A timer of this kind that was begun at the place in an earlier life."""
-        wait = self._waits.get(request.place)
-        return wait if wait is not None and wait.kind == kind else None
-
-    def _journal_timer(
-        self, request: Request, kind: str, seconds: float, error: str | None
-    ) -> None:
-        def answered(verdict: str, detail: Any) -> None:
-            if verdict == LOST:
-                self.lost()
-            elif verdict == REFUSED:
-                request.cancel_timer()
-                why = InvalidValue(request.command.shape.what, "", str(detail))
-                self.record_failure(request, Failure.of(why))
-
-        self._outbox.wait(request, kind, seconds, error, answered)
-
-    def _remaining(self, wait: Remembered) -> float:
-        return (wait.due_in or 0.0) - (self._clock.time() - self._loaded_at)
-
-    def _park_until(self, request: Request, remaining: float) -> None:
-        remaining = max(0.0, remaining)
-        request.parked = True
-        request.due = self._clock.time() + remaining
-        request.timer = self._clock.call_later(
-            remaining, self._suspension.hold_or_do, self._on_due, request
-        )
-
-    def _on_due(self, request: Request) -> None:
-        if request.future.done() or self.end is not None:
-            return
-        request.parked = False
-        if isinstance(request.command, Sleep):
-            self._record(request)
-        else:
-            self.host.execute_step(self, request)
+                self._in_flight.begin(request)
 
     def park_retry(self, request: Request, delay_s: float, failure: Failure) -> None:
-        """Try the step again after a while; durably when that is long."""
-        if request.future.done() or self.end is not None:
-            return
-        request.task = None
-        if delay_s > self.host.in_memory_s:
-            self._journal_timer(request, "retry", delay_s, failure.to_json())
-        self._park_until(request, delay_s)
-        self.schedule_pump()
+        """Try a step again after a while; durably when that is long."""
+        self._in_flight.park_retry(request, delay_s, failure)
+
+    def await_delivery(self, request: Request) -> None:
+        """An outcome will come for this, which no code has asked for."""
+        self._requests[request.place] = request
+
+    # --- what it watches
+
+    def watches(self) -> list[Watch]:
+        """What it waits for, timers aside."""
+        return self._in_flight.watches()
+
+    def on_outcomes(self, outcomes: dict[UUID, Ended], missing: set[UUID]) -> None:
+        """Runs that this one waits for have ended (or are not there)."""
+        self.suspension.hold_or_do(self._hear, self._in_flight.on_outcomes, outcomes, missing)
+
+    def on_events(self, events: dict[tuple[UUID, str], Told]) -> None:
+        """The events of other runs as they are now."""
+        self.suspension.hold_or_do(self._hear, self._in_flight.on_events, events)
+
+    def on_mail(self, topics: set[str]) -> None:
+        """There are messages."""
+        self.suspension.hold_or_do(self._hear, self._in_flight.on_mail, topics)
+
+    def on_group(self, name: str, members: list[Member] | None) -> None:
+        """A group of its children as it is now."""
+        self.suspension.hold_or_do(self._hear, self._in_flight.on_group, name, members)
+
+    def on_cancel(self, request: CancelRequest) -> None:
+        """Somebody wants it cancelled."""
+        if not self.is_ending or self.is_undoing:
+            self._stopping.on_request(request)
+
+    def _hear(self, hear: Any, *what: Any) -> None:
+        if self.end is None:
+            hear(*what)
+
+    # --- what its steps emit
+
+    def emit(self, stream: str, value: str) -> Future[None]:
+        """Append to a stream, from inside a step: in whatever thread that works."""
+        written: Future[None] = Future()
+        self._clock.call_soon_threadsafe(self._emit, stream, value, written)
+        return written
+
+    def _emit(self, stream: str, value: str, written: Future[None]) -> None:
+        def answered(verdict: str, detail: Any) -> None:
+            self._emitting.discard(written)
+            if written.done():
+                return
+            if verdict == LOST:
+                written.set_exception(LeaseLost(self.run_id, self.epoch))
+            elif verdict == REFUSED:
+                what = f"an entry of stream {stream}"
+                written.set_exception(InvalidValue(what, "", str(detail)))
+            else:
+                written.set_result(None)
+
+        if self.end is not None:
+            written.set_exception(LeaseLost(self.run_id, self.epoch))
+        else:
+            self._emitting.add(written)
+            self.outbox.emit(stream, value, answered)
 
     # --- outcomes
 
     def record_step(self, request: Request, value: Any, output: str, seconds: float) -> None:
         """A step succeeded."""
-        self._record(request, value, output=output, seconds=seconds)
+        self.record(request, value, output=output, seconds=seconds)
 
     def record_failure(self, request: Request, failure: Failure, seconds: float = 0.0) -> None:
-        """A step failed for good."""
+        """What was asked for failed for good."""
         error = self._rebuild(request, failure)
-        self._record(request, error=error, failure=failure.to_json(), seconds=seconds)
+        self.record(request, error=error, failure=failure.to_json(), seconds=seconds)
+
+    def lock(self, request: Request, unreadable: UnreadableValue) -> None:
+        """What came can't be read here: the run is blocked until it is where that can be."""
+        self._misfit = self._misfit or Locked(request.place, unreadable)
+        self.schedule_pump()
 
     def record_child(self, request: Request, run_id: UUID) -> None:
         """A keyed child was started over a connection of its own."""
-        self._record(request, run_id, output=request.command.shape.store(run_id))
-
-    def on_outcomes(self, outcomes: dict[UUID, Ended], missing: set[UUID]) -> None:
-        """Runs that this one waits for have ended (or are not there)."""
-        self._suspension.hold_or_do(self._apply_outcomes, outcomes, missing)
-
-    def _apply_outcomes(self, outcomes: dict[UUID, Ended], missing: set[UUID]) -> None:
-        if self.end is not None:
-            return
-        self._outcomes |= outcomes
-        for request in list(self._open.values()):
-            if not isinstance(request.command, AwaitRun):
-                continue
-            run_id = request.command.run_id
-            if run_id in outcomes:
-                self._record_ended(request, outcomes[run_id])
-            elif run_id in missing:
-                self.record_failure(request, Failure.of(UnknownRun(run_id)))
-        self.schedule_pump()
-
-    def _record_ended(self, request: Request, ended: Ended) -> None:
-        if ended.status == Outcome.SUCCEEDED:
-            output = "null" if ended.output is None else ended.output
-            try:
-                value = request.command.shape.load(output)
-            except InvalidValue as misfit:
-                self.record_failure(request, Failure.of(misfit))
-            else:
-                self._record(request, value, output=output)
-            return
-        failure = Failure.from_json(ended.error) if ended.error else Failure("", "")
-        if ended.status != Outcome.FAILED:
-            failure = Failure.of(
-                RunFailed(ended.run_id, ended.workflow, ended.status, failure.type, failure.message)
-            )
-        self.record_failure(request, failure)
+        self.record(request, run_id, output=RUN_ID.store(run_id))
 
     def next_position(self) -> int:
         """A position for a transaction step that is about to commit."""
@@ -481,11 +479,11 @@ class Execution:
             self.schedule_pump()
 
     def _arrived(self, position: int, result: Result) -> None:
-        self._open.pop(result.request.place, None)
+        self._in_flight.close(result.request)
         self._deliveries.arrived(position, result)
         self.schedule_pump()
 
-    def _record(
+    def record(
         self,
         request: Request,
         value: Any = None,
@@ -494,21 +492,26 @@ class Execution:
         output: str | None = None,
         failure: str | None = None,
         seconds: float = 0.0,
-        child: dict[str, Any] | None = None,
+        hanging: Hanging | None = None,
+        keep_timer: bool = False,
     ) -> None:
-        """Hand an outcome to the journal; it is delivered when it is written."""
+        """Hand an outcome to the journal; it is delivered when it is written.
+
+        Some outcomes are made by the journal: then ``value`` and ``output`` stay empty.
+        """
         if request.future.done() or self.end is not None:
             return
-        self._open.pop(request.place, None)
-        request.cancel_timer()
+        self._in_flight.close(request)
+        if not keep_timer:
+            request.cancel_timer()
         position = self._deliveries.next_position()
-        self._outbox.step(
+        self.outbox.step(
             request,
             position,
             output,
             failure,
             seconds,
-            child,
+            hanging,
             partial(self._on_recorded, position, Result(request, value, error)),
         )
 
@@ -520,62 +523,173 @@ class Execution:
             self.lost()
         elif verdict == RECORDED:
             self.adopt(position, request, _text(detail["output"]), _text(detail["error"]))
-        elif verdict == REFUSED:
+        elif verdict in (EMPTY, UNDELIVERABLE, REFUSED):
             self._deliveries.came_to_nothing(position)
-            failure = Failure.of(InvalidValue(request.command.shape.what, "", str(detail)))
-            if request.future.done():
-                self.schedule_pump()
-            elif not isinstance(result.error, InvalidValue):
-                self._open[request.place] = request
-                self.record_failure(request, failure)
-            elif not self._ending:  # not even an error can be recorded there
-                self._finish(Outcome.FAILED, failure=failure)
-        elif detail is not None:
+            self._on_unwritten(result, verdict, detail)
+            self.schedule_pump()
+        elif detail is not None or (result.error is None and isinstance(request.command, Receive)):
+            request.cancel_timer()
             self.adopt(position, request, _text(detail), None)
         else:
-            self._open.pop(request.place, None)
+            self._in_flight.close(request)
             self._deliveries.arrived(position, result)
             self.pump()  # the journal answers from a plain callback: no need to wait a turn
+
+    def _on_unwritten(self, result: Result, verdict: str, detail: Any) -> None:
+        request = result.request
+        if request.future.done():
+            return
+        if verdict == EMPTY:
+            self._in_flight.on_empty(request)
+        elif verdict == UNDELIVERABLE:
+            self._in_flight.on_undeliverable(request)
+        elif not isinstance(result.error, InvalidValue):
+            refused = InvalidValue(request.command.shape.what, "", str(detail))
+            self._in_flight.reopen(request)
+            self.record_failure(request, Failure.of(refused))
+        elif not self._ending:  # not even an error can be recorded there
+            self._finish(Outcome.FAILED, error=result.error)
 
     # --- the end
 
     def _on_return(self, main: Branch) -> None:
-        """The run's function has returned or raised."""
+        """The run's function has returned or raised; or all is undone."""
+        undone = self._verdict is not None
+        error = asyncio.CancelledError() if main.cancelled() else main.exception()
+        undo = not undone and bool(self._undos) and self._is_failure(error)
         for record in self._history.undelivered():
-            if record.place not in self._requests:
-                raise Misfit(record.place, str(record), "the end of the workflow")
+            if record.place not in self._requests and not (undo and record.place.startswith(UNDO)):
+                end = "the end of the workflow"
+                raise Misfit(record.place, str(record), end, record.name)
         self._ending = True
         self._cancel_branches()
-        error = asyncio.CancelledError() if main.cancelled() else main.exception()
+        if self._verdict is not None:
+            self._leave(self._verdict)
+        elif error is None:
+            self._succeed(main.result())
+        elif isinstance(error, ContinueAsNew):
+            self._continue(error)
+        else:
+            self._fail(error)
+
+    @staticmethod
+    def _is_failure(error: BaseException | None) -> bool:
+        return error is not None and not isinstance(error, ContinueAsNew)
+
+    def _succeed(self, result: Any) -> None:
+        try:
+            output = self.workflow.result.store(result)
+        except InvalidValue as refused:
+            self._fail(refused)
+        else:
+            self._finish(Outcome.SUCCEEDED, output=output)
+
+    def _continue(self, asked: ContinueAsNew) -> None:
+        if asked.workflow != self.workflow.name:
+            self._fail(
+                MisplacedCall(
+                    f"{asked.workflow}.continue_as_new was called in a run of "
+                    f"{self.workflow.name}: a run can only continue as itself. Start the other "
+                    "workflow as a child."
+                )
+            )
+        else:
+            self._finish(Outcome.CONTINUED, next_input=asked.input)
+
+    def _fail(self, error: BaseException) -> None:
+        """Undo what is to be undone, then end with this error."""
         if isinstance(error, Suspended):
             error = MisplacedCall("the workflow raised Suspended itself; that is Rowlock's")
-        if error is None:
+        elif isinstance(error, asyncio.CancelledError) and self._stopping.is_delivered:
+            error = self._stopping.error
+        if not self._undos:
+            self._leave(error)
+            return
+        self._ending = False
+        self._verdict = error
+        self._stopping.close()  # what was done is undone however long that takes
+        self._main = self.loop.begin(self._undo(), self._context.copy(), UNDO)
+        self.schedule_pump()
+
+    async def _undo(self) -> None:
+        """Runs in the run's loop, as its code did: every undo is a step."""
+        while self._undos:
+            undo = self._undos.pop()
             try:
-                output = self.workflow.result.store(main.result())
-            except InvalidValue as refused:
-                error = refused
-            else:
-                self._finish(Outcome.SUCCEEDED, output=output)
-                return
-        self._finish(Outcome.FAILED, failure=Failure.of(error))
+                await self.request(undo)
+            except Exception as error:
+                log.error(
+                    "the undo %s failed for good: %s: %s",
+                    undo.name,
+                    type(error).__name__,
+                    error,
+                    extra={"run": self.run_text, "workflow": self.workflow.name},
+                )
+                self._failed_undos.append((undo.name, error))
+
+    def compensate(self, undo: ExecuteStep) -> None:
+        """Called from the run's code: do this if the run fails or is cancelled."""
+        if not self._ending:
+            self._undos.append(undo)
+
+    def _leave(self, error: BaseException) -> None:
+        """End with an error, and say what could not be undone."""
+        for name, why in self._failed_undos:
+            error.add_note(f"its undo {name} failed: {type(why).__name__}: {why}")
+        self._finish(stopping.outcome_of(error), error=error)
+
+    def cancel_code(self) -> None:
+        """Let the run's function get a CancelledError where it waits."""
+        if self._main is not None and not self._main.done():
+            self._main.cancel()
+
+    def give_up(self, error: Cancelled | DeadlineExceeded) -> None:
+        """Its time to clean up is over, or it was given none: drop its code and end."""
+        if self.end is not None or self.is_ending:
+            return
+        forced = not self._stopping.is_delivered
+        log.warning(
+            "the run's code was dropped: %s",
+            "it was cancelled by force" if forced else "its time to clean up is over",
+            extra={"run": self.run_text, "workflow": self.workflow.name},
+        )
+        self._ending = True
+        self._drop_code()
+        if forced or self._verdict is not None:
+            self._undos.clear()
+        self._fail(self._verdict or error)
 
     def _finish(
-        self, status: Outcome, *, output: str | None = None, failure: Failure | None = None
+        self,
+        status: Outcome,
+        *,
+        output: str | None = None,
+        error: BaseException | None = None,
+        next_input: str | None = None,
     ) -> None:
         self._ending = True
+        self._stopping.close()
         self.host.room_changed()
+        failure = None if error is None else Failure.of(error)
         if failure is not None:
             self._context.copy().run(
                 log.warning,
-                "run %s of %s failed: %s: %s",
+                "run %s of %s %s: %s: %s",
                 self.run_text,
                 self.workflow.name,
+                "failed" if status == Outcome.FAILED else f"was {status}",
                 failure.type,
                 failure.message,
                 extra={"run": self.run_text, "workflow": self.workflow.name},
             )
-        error = None if failure is None else failure.to_json()
-        self._outbox.finish(status, output, error, partial(self._on_finished, status, failure))
+        text = None if failure is None else failure.to_json()
+        self.outbox.finish(
+            status,
+            output,
+            text,
+            partial(self._on_finished, status, failure),
+            next_input=next_input,
+        )
 
     def _on_finished(
         self, status: Outcome, failure: Failure | None, verdict: str, detail: Any
@@ -586,15 +700,34 @@ class Execution:
             self.lost()
         elif verdict == REFUSED:
             why = InvalidValue(f"the result of {self.workflow.name}", "", str(detail))
-            self._finish(Outcome.FAILED, failure=Failure.of(why))
+            self._finish(Outcome.FAILED, error=why)
         else:
             age = self.claimed.age + self._clock.time() - self._loaded_at
             self.host.observer.run_ended(self.claimed, status, age, failure)
             self._unload("finished")
 
     def _block(self, misfit: Misfit) -> None:
-        """This code must not go on with this history."""
+        """This code must not go on with this history, or can't read it."""
         self._ending = True
+        reason = self._reason_of(misfit)
+        self._context.copy().run(
+            log.error,
+            "%s",
+            reason["message"],
+            extra={"run": self.run_text, "workflow": self.workflow.name},
+        )
+        self.outbox.release(
+            msgspec.json.encode(reason), lambda _verdict, _detail: self.stop("blocked")
+        )
+
+    def _reason_of(self, misfit: Misfit) -> dict[str, Any]:
+        if isinstance(misfit, Locked):
+            return {
+                "kind": "codec",
+                "message": f"workflow {self.workflow.name} can't go on: {misfit.error}",
+                "place": misfit.place,
+                "codec": misfit.error.codec,
+            }
         error = Nondeterminism(
             self.workflow.name,
             misfit.place,
@@ -602,63 +735,64 @@ class Execution:
             misfit.found,
             self.claimed.version or None,
             self.host.version or None,
+            misfit.line or source.line_of(self.workflow.function),
+            self.host.code.lines.get(misfit.expected_name),
         )
-        self._context.copy().run(
-            log.error, "%s", error, extra={"run": self.run_text, "workflow": self.workflow.name}
-        )
-        reason = {
+        return {
             "kind": "nondeterminism",
             "message": str(error),
             "place": error.place,
             "expected": error.expected,
             "found": error.found,
+            "line": error.line,
+            "expected_line": error.expected_line,
             "recorded_version": error.recorded_version,
             "running_version": error.running_version,
         }
-        self._outbox.release(
-            msgspec.json.encode(reason), lambda _verdict, _detail: self.stop("blocked")
-        )
 
     # --- sleeping
 
     def _consider_sleep(self) -> None:
         """The code is quiet: put the run to sleep if it waits for nothing that is near."""
-        if self.busy or self._deliveries or self._suspension:
+        if self.busy or self._deliveries or self.suspension or self._stopping.is_pending:
             return
-        if not self._open:
+        if not self._in_flight:
             error = MisplacedCall(
                 f"workflow {self.workflow.name} waits for something that nothing in this run will "
                 "ever bring about, such as an asyncio.Event that is never set. A workflow may "
-                "wait for steps, timers, other runs, and its own branches."
+                "wait for steps, timers, messages, events, other runs, and its own branches."
             )
-            self._finish(Outcome.FAILED, failure=Failure.of(error))
+            self._ending = True
+            self._cancel_branches()
+            self._fail(error)
             return
-        soon = self._clock.time() + self.host.in_memory_s
-        for request in self._open.values():
-            if not request.parked or (request.due is not None and request.due <= soon):
-                return
+        if self._stopping.is_delivered and not self.is_undoing:
+            return  # it cleans up: that does not take long, and its claim counts meanwhile
+        if not self._in_flight.is_parked(self._clock.time() + self.host.in_memory_s):
+            return
         self.host.room_changed()
-        self._suspension.begin()
+        self.suspension.begin()
 
     def _send_suspend(self, force: bool, done: Any) -> None:
-        watches = [
-            {"on": str(r.command.run_id), "place": r.place}
-            for r in self._open.values()
-            if isinstance(r.command, AwaitRun)
-        ]
+        watches = self.watches()
         # A replay costs about 0.1 ms a step: who waits for many may be woken a little later, so
         # that replays take a small share of the time, however many children end one by one.
         patience_ms = 0
         if len(watches) > WATCHES_WITHOUT_PATIENCE:
             patience_ms = min(MOST_PATIENCE_MS, self._deliveries.last // 4)
-        self._outbox.suspend(watches, list(self._open), patience_ms, force, done)
+        deadline_s = self.claimed.deadline_in
+        if deadline_s is not None:
+            deadline_s = max(0.0, deadline_s - (self._clock.time() - self._loaded_at))
+        if self.is_undoing:
+            deadline_s = None
+        self.outbox.suspend(watches, self._in_flight.places(), patience_ms, deadline_s, force, done)
 
-    def _on_awake(self, look: bool) -> None:
-        """The suspend did not come about; ``look``: something it waits for has ended."""
+    def _on_awake(self, look: bool, detail: Any) -> None:
+        """The suspend did not come about; ``look``: something it waits for has happened."""
+        if detail is not None:
+            self.on_cancel(msgspec.convert(detail, CancelRequest))
         if look:
-            for request in self._open.values():
-                if isinstance(request.command, AwaitRun):
-                    self.host.watch(self, request.command.run_id, now=True)
+            self.host.watch(self, now=True)
         else:
             self.schedule_pump()
 
@@ -682,12 +816,8 @@ class Execution:
         )
         self.loop.keep_for_ever()
 
-    def _unload(self, how: str) -> None:
-        if self.end is not None:
-            return
-        self.end = how
-        self._outbox.close()
-        self.host.unwatch(self)
+    def _drop_code(self) -> None:
+        """Let Suspended pass through the run's code; what it waits for is stopped."""
         try:
             for request in self._requests.values():
                 if not request.future.done():
@@ -700,12 +830,26 @@ class Execution:
         except Spinning:
             log.warning("the workflow spins while it is unloaded", extra={"run": self.run_text})
         self._cancel_branches()
+        self._fresh.clear()
+        self._in_flight.forget()
+        self.busy = 0
+
+    def _unload(self, how: str) -> None:
+        if self.end is not None:
+            return
+        self.end = how
+        self.outbox.close()
+        self.host.unwatch(self)
+        self._stopping.close()
+        self._drop_code()
+        for written in self._emitting:
+            if not written.done():
+                written.set_exception(LeaseLost(self.run_id, self.epoch))
         self.host.unloaded(self, how)
         self.loop.forget()
-        self._suspension.forget()
+        self.suspension.forget()
         self._main = None
         self._requests.clear()
-        self._open.clear()
 
     def on_loop_error(self, context: dict[str, Any]) -> None:
         """asyncio reports an error that nobody in the run's code has looked at."""

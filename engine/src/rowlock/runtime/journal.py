@@ -35,13 +35,15 @@ CLOSING_AFTER_S = 0.3
 SMALL_BATCH = 16
 """Up to so many answers are given in one go."""
 
-WRITTEN, RECORDED, AGAIN, LOOK, LOST, REFUSED = (
+WRITTEN, RECORDED, AGAIN, LOOK, LOST, REFUSED, EMPTY, UNDELIVERABLE = (
     "written",
     "recorded",
     "again",
     "look",
     "lost",
     "refused",
+    "empty",
+    "undeliverable",
 )
 
 Done = Callable[[str, Any], None]
@@ -73,6 +75,7 @@ class Journal:
         worker_id: int,
         *,
         on_ready: Callable[[], None] = lambda: None,
+        on_tend: Callable[[], None] = lambda: None,
         observer: Observer,
         points: Points | None = None,
     ) -> None:
@@ -85,8 +88,11 @@ class Journal:
         self._idle = asyncio.Event()
         self._idle.set()
         self._on_ready = on_ready
+        self._on_tend = on_tend
         self._observer = observer
         self._points = points
+        self._groups: set[str] = set()
+        """Of them children have ended in a batch that is committed: to be summed up by the next."""
 
     def add(self, entry: Entry, done: Done, is_dropped: Callable[[], bool] = lambda: False) -> None:
         """Write an entry with the next commit, and tell ``done``.
@@ -107,16 +113,16 @@ class Journal:
         """Write until cancelled. Raises WorkerGone when the worker was declared dead."""
         try:
             while True:
-                if not self._items:
+                if not self._items and not self._groups:
                     self._wanted.clear()
                     self._idle.set()
                     await self._wanted.wait()
                 batch = self._take()
-                if batch:
+                if batch or self._groups:
                     leftovers = await self._write(batch)
                     if leftovers:
                         self._items.extendleft(reversed(leftovers))
-                        if len(leftovers) == len(batch):
+                        if batch and len(leftovers) == len(batch):
                             # Nothing moved: give whoever holds the locks time to let go.
                             await asyncio.sleep(random.uniform(0.002, 0.02))
         finally:
@@ -182,13 +188,15 @@ class Journal:
         """Send until the database has answered; what a lost connection did is asked for."""
         backoff = Backoff()
         entries = [item.entry for item in batch]
+        groups = sorted(self._groups)
         while True:
             began = time.perf_counter()
             if self._points is not None:
                 await self._points.writing(entries)
             try:
                 answers = await self.session.rows(
-                    JOURNAL, parameters(self._worker_id, entries, retrying=retrying)
+                    JOURNAL,
+                    parameters(self._worker_id, entries, retrying=retrying, groups=groups),
                 )
             except Disconnected as error:
                 pause_s = backoff.next_s()
@@ -198,6 +206,7 @@ class Journal:
                 continue
             found: dict[int, Answer] = {}
             busy = False
+            arrived: set[str] = set()
             for answer in answers:
                 if answer.number >= 0:
                     found[answer.number] = answer
@@ -205,17 +214,29 @@ class Journal:
                     raise WorkerGone
                 elif answer.verdict == "again":
                     busy = True
+                elif answer.verdict == "arrived":
+                    arrived.update(answer.detail)
+                elif answer.verdict == "tend":
+                    self._on_tend()
                 else:
                     self._on_ready()
             if busy:
                 await asyncio.sleep(random.uniform(0.005, 0.05))
                 continue
+            self._groups = self._groups.difference(groups) | arrived
             self._observer.written(len(entries), time.perf_counter() - began)
             if self._points is not None:
                 await self._points.written(entries, found)
-            if any(isinstance(e, Release) or (isinstance(e, Step) and e.child) for e in entries):
+            if any(map(_makes_ready, entries)):
                 self._on_ready()
             return found
+
+
+def _makes_ready(entry: Entry) -> bool:
+    """Whether there is something to claim once it is written."""
+    if isinstance(entry, Step):
+        return entry.child is not None or entry.children is not None
+    return isinstance(entry, Release) or (isinstance(entry, Finish) and entry.next is not None)
 
 
 def _tell(told: list[tuple[Done, str, Any]], share: int) -> None:

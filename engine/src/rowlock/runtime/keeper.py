@@ -6,7 +6,7 @@ thing a worker must never do.
 
 A renewal answers with what the database says is ours. Both sides are reconciled with what is
 really alive here: a claim whose reply was lost is handed back, a run that was taken over is
-dropped.
+dropped, one that is to be cancelled is told.
 
 Reads: model/lease.py (when to stop trusting).  Writes: store's HEARTBEAT.
 """
@@ -22,11 +22,16 @@ from uuid import UUID
 
 from rowlock.model.lease import Lease
 from rowlock.runtime.journal import WorkerGone
+from rowlock.runtime.stopping import CancelRequest, decode_requests
 from rowlock.settings import Settings
 from rowlock.store.connection import Backoff, Disconnected, Session
 from rowlock.store.statements import HEARTBEAT, Owned
 
 log = logging.getLogger("rowlock.lease")
+
+
+NEWS_EVERY_S = 0.02
+"""However often it is poked, it renews no more often than this."""
 
 
 class LeaseExpired(Exception):
@@ -39,6 +44,7 @@ class Claims(Protocol):
     def alive(self) -> dict[UUID, int]: ...
     def drop(self, run_id: UUID, epoch: int) -> None: ...
     def hand_back(self, run_id: UUID, epoch: int) -> None: ...
+    def cancel(self, run_id: UUID, request: CancelRequest) -> None: ...
 
 
 class LeaseKeeper:
@@ -58,7 +64,12 @@ class LeaseKeeper:
         self._claims = claims
         self._suspects = suspects
         self._unclaimed: set[tuple[UUID, int]] = set()
+        self._sooner = asyncio.Event()
         self.lease = Lease.renewed(worker_id, sent_at=registered_at, lease_s=settings.lease_seconds)
+
+    def poke(self) -> None:
+        """Somebody said that there is news: renew now."""
+        self._sooner.set()
 
     async def run(self) -> None:
         """Renew until cancelled. Raises WorkerGone or LeaseExpired."""
@@ -94,7 +105,15 @@ class LeaseKeeper:
                 self._worker_id, sent_at=sent_at, lease_s=self._settings.lease_seconds
             )
             self._reconcile(before, answer[0])
-            await asyncio.sleep(self._settings.lease_seconds / 3 * random.uniform(0.9, 1.0))
+            try:
+                async with asyncio.timeout(
+                    self._settings.lease_seconds / 3 * random.uniform(0.9, 1.0)
+                ):
+                    await self._sooner.wait()
+                    await asyncio.sleep(NEWS_EVERY_S)
+            except TimeoutError:
+                pass
+            self._sooner.clear()
 
     async def _guard(self) -> None:
         """Stop in time, however the renewal fares: it may hang, or the loop may have been."""
@@ -122,3 +141,6 @@ class LeaseKeeper:
             log.warning("run %s was claimed for this worker, but its reply was lost", run_id)
             self._claims.hand_back(run_id, epoch)
         self._unclaimed = unclaimed
+        if owned.cancels is not None:
+            for text, request in decode_requests(owned.cancels).items():
+                self._claims.cancel(UUID(text), request)

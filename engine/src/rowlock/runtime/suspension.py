@@ -32,7 +32,7 @@ class Suspension:
         send: Send,
         *,
         on_asleep: Callable[[], None],
-        on_awake: Callable[[bool], None],
+        on_awake: Callable[[bool, Any], None],
         on_lost: Callable[[], None],
     ) -> None:
         self._clock = asyncio.get_running_loop()
@@ -68,7 +68,7 @@ class Suspension:
             forced = self._clock.time() - self._since > FORCE_AFTER_S
             self._send(forced, self._on_answer)
 
-    def _on_answer(self, verdict: str, _detail: Any) -> None:
+    def _on_answer(self, verdict: str, detail: Any) -> None:
         if verdict in (LOST, REFUSED):
             self._on_lost()
         elif verdict == AGAIN and not self._held:
@@ -78,7 +78,7 @@ class Suspension:
             held, self._held = self._held, []
             for event in held:
                 event()
-            self._on_awake(verdict == LOOK)
+            self._on_awake(verdict == LOOK, detail)
         else:
             self._on_asleep()
 

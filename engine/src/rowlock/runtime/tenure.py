@@ -14,7 +14,6 @@ import asyncio
 import logging
 import os
 import socket
-from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
@@ -26,12 +25,15 @@ from rowlock.model.code import Code
 from rowlock.model.commands import StartChild
 from rowlock.model.failure import Failure
 from rowlock.runtime.claimer import Claimer
-from rowlock.runtime.execution import IN_MEMORY_S, Execution
+from rowlock.runtime.execution import Execution
+from rowlock.runtime.in_flight import IN_MEMORY_S
 from rowlock.runtime.journal import Journal, WorkerGone
 from rowlock.runtime.keeper import LeaseExpired, LeaseKeeper
 from rowlock.runtime.points import Points
 from rowlock.runtime.request import Request
+from rowlock.runtime.step_threads import StepThreads
 from rowlock.runtime.steps import StepRunner
+from rowlock.runtime.stopping import CancelRequest
 from rowlock.runtime.tender import Tender
 from rowlock.runtime.watcher import Watcher
 from rowlock.settings import Settings
@@ -75,7 +77,7 @@ class Tenure:
         settings: Settings,
         code: Code,
         options: WorkerOptions,
-        threads: Executor,
+        threads: StepThreads,
         control: Session,
         worker_id: int,
         registered_at: float,
@@ -101,9 +103,14 @@ class Tenure:
         self._executions: dict[UUID, Execution] = {}
         self._room = asyncio.Event()
         self.journal = Journal(
-            settings, worker_id, on_ready=self._poke, observer=observer, points=points
+            settings,
+            worker_id,
+            on_ready=self._poke,
+            on_tend=self._poke_tender,
+            observer=observer,
+            points=points,
         )
-        self._transactions = Transactions(settings, threads)
+        self._transactions = Transactions(settings, threads.executor)
         self.steps = StepRunner(
             threads,
             self._transactions,
@@ -113,7 +120,6 @@ class Tenure:
             points,
         )
         self._watcher = Watcher(self._control)
-        self._watches: dict[Execution, list[UUID]] = {}
         self.tender = Tender(settings, control, on_ready=self._poke, observer=observer)
         self._keeper = LeaseKeeper(
             settings, control, worker_id, registered_at, self, suspects=self.steps.running
@@ -137,7 +143,7 @@ class Tenure:
         settings: Settings,
         code: Code,
         options: WorkerOptions,
-        threads: Executor,
+        threads: StepThreads,
         observer: Observer,
         points: Points | None = None,
     ) -> Tenure:
@@ -278,9 +284,14 @@ class Tenure:
         backoff = Backoff()
         while True:
             try:
-                async for _ in self._listener.listen(f"rowlock_worker_{self.worker_id}"):
+                async for news in self._listener.listen(f"rowlock_worker_{self.worker_id}"):
                     backoff.reset()
-                    self._poke()
+                    if news == "cancel":
+                        self._keeper.poke()
+                    elif news == "tend":
+                        self._poke_tender()
+                    else:
+                        self._poke()
             except Disconnected:
                 await asyncio.sleep(backoff.next_s())
 
@@ -289,8 +300,11 @@ class Tenure:
 
     def look_now(self) -> None:
         """Look for what is due and for work at once; a test knows that there is some."""
-        self.tender.expect(asyncio.get_running_loop().time())
+        self._poke_tender()
         self._poke()
+
+    def _poke_tender(self) -> None:
+        self.tender.expect(asyncio.get_running_loop().time())
 
     @property
     def is_trusted(self) -> bool:
@@ -340,6 +354,11 @@ class Tenure:
 
     def hand_back(self, run_id: UUID, epoch: int) -> None:
         self.journal.add(Release(str(run_id), epoch), lambda _verdict, _detail: None)
+
+    def cancel(self, run_id: UUID, request: CancelRequest) -> None:
+        execution = self._executions.get(run_id)
+        if execution is not None:
+            execution.on_cancel(request)
 
     # --- what executions need: the Host
 
@@ -404,6 +423,8 @@ class Tenure:
                         "priority": child.priority,
                         "attributes": child.attributes,
                         "trace_context": execution.context_for_child(),
+                        "detached": child.detached,
+                        "deadline": child.deadline_s,
                         "parent": execution.run_id,
                         "generation": execution.generation,
                         "place": request.place,
@@ -421,14 +442,11 @@ class Tenure:
                 self._poke()
                 return
 
-    def watch(self, execution: Execution, run_id: UUID, *, now: bool) -> None:
-        self._watches.setdefault(execution, []).append(run_id)
-        self._watcher.watch(execution, run_id, now=now)
+    def watch(self, execution: Execution, *, now: bool) -> None:
+        self._watcher.watch(execution, now=now)
 
     def unwatch(self, execution: Execution) -> None:
-        run_ids = self._watches.pop(execution, None)
-        if run_ids:
-            self._watcher.unwatch(execution, run_ids)
+        self._watcher.unwatch(execution)
 
     def unloaded(self, execution: Execution, how: str) -> None:
         if self._executions.get(execution.run_id) is execution:

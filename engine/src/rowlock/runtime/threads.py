@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from rowlock.errors import Suspended
-from rowlock.model.commands import Command
+from rowlock.model.commands import Command, ExecuteStep
+from rowlock.model.envelope import Codecs
 from rowlock.runtime import inside
 from rowlock.runtime.branches import Run
 
@@ -53,6 +54,11 @@ class WorkflowThread:
         """Whether the run has ended, or is being thrown away."""
         return self._execution.is_over
 
+    @property
+    def codecs(self) -> Codecs | None:
+        """What encodes the run's values."""
+        return self._execution.codecs
+
     # --- in the thread
 
     def perform(self, command: Command) -> Any:
@@ -63,6 +69,10 @@ class WorkflowThread:
         if call.error is not None:
             raise call.error
         return call.value
+
+    def compensate(self, undo: ExecuteStep) -> None:
+        """Register what undoes something; the run looks at it when its function has ended."""
+        self._execution.compensate(undo)
 
     def _work(self) -> None:
         inside.enter_thread(self)

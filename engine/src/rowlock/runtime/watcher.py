@@ -1,10 +1,10 @@
-"""Looks for the outcomes of runs that loaded runs wait for.
+"""Looks for what loaded runs wait for: outcomes, messages, events, groups of children.
 
-A run that only waits is asleep and is woken by the finish itself. This is for those that stay
-loaded meanwhile, because another of their branches works: one statement for all of them, twice a
-second, and at once when a suspend was told that the other has ended.
+A run that only waits is asleep and is woken by whoever brings it about. This is for those that
+stay loaded meanwhile, because another of their branches works: one statement a kind for all of
+them, twice a second; and at once for a run whose suspend was told that something has happened.
 
-Reads: store's OUTCOMES, MISSING.
+Reads: store's OUTCOMES, MISSING, MAIL, EVENTS, ARRIVED, MEMBERS.
 """
 
 from __future__ import annotations
@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from rowlock.store.connection import Backoff, Disconnected, Session
-from rowlock.store.statements import MISSING, OUTCOMES
+from rowlock.store.statements import (
+    ARRIVED,
+    EVENTS,
+    MAIL,
+    MEMBERS,
+    MISSING,
+    OUTCOMES,
+    Ended,
+    Told,
+)
 
 if TYPE_CHECKING:
     from rowlock.runtime.execution import Execution
@@ -24,27 +33,28 @@ LOOK_EVERY_S = 0.5
 
 
 class Watcher:
+    """See the module's text."""
+
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._watched: dict[UUID, set[Execution]] = defaultdict(set)
-        self._urgent: set[UUID] = set()
+        self._watching: dict[Execution, None] = {}
+        self._urgent: dict[Execution, None] = {}
         self._wanted = asyncio.Event()
 
-    def watch(self, execution: Execution, run_id: UUID, *, now: bool) -> None:
-        self._watched[run_id].add(execution)
+    def watch(self, execution: Execution, *, now: bool) -> None:
+        """Look for what this run waits for, until it is unloaded."""
+        self._watching[execution] = None
         if now:
-            self._urgent.add(run_id)
+            self._urgent[execution] = None
             self._wanted.set()
 
-    def unwatch(self, execution: Execution, run_ids: list[UUID]) -> None:
-        for run_id in run_ids:
-            watchers = self._watched.get(run_id)
-            if watchers is not None:
-                watchers.discard(execution)
-                if not watchers:
-                    del self._watched[run_id]
+    def unwatch(self, execution: Execution) -> None:
+        """It is unloaded."""
+        self._watching.pop(execution, None)
+        self._urgent.pop(execution, None)
 
     async def run(self) -> None:
+        """Look until cancelled."""
         backoff = Backoff()
         while True:
             try:
@@ -53,24 +63,80 @@ class Watcher:
             except TimeoutError:
                 pass
             self._wanted.clear()
-            urgent, self._urgent = self._urgent & self._watched.keys(), set()
-            if not self._watched:
+            urgent, self._urgent = self._urgent, {}
+            if not self._watching:
                 continue
             try:
-                await self._look(urgent)
+                if urgent:
+                    await self._look(list(urgent), thoroughly=True)
+                else:
+                    await self._look(list(self._watching), thoroughly=False)
                 backoff.reset()
             except Disconnected:
-                self._urgent |= urgent
+                self._urgent = urgent | self._urgent
                 await asyncio.sleep(backoff.next_s())
                 self._wanted.set()
 
-    async def _look(self, urgent: set[UUID]) -> None:
-        asked = list(urgent or self._watched)
-        outcomes = {one.run_id: one for one in await self._session.rows(OUTCOMES, {"runs": asked})}
-        unanswered = [run_id for run_id in urgent if run_id not in outcomes]
+    async def _look(self, executions: list[Execution], *, thoroughly: bool) -> None:
+        """``thoroughly``: also whether the runs that are waited for are there at all."""
+        asked = {execution: execution.watches() for execution in executions}
+        every = [watch for watches in asked.values() for watch in watches]
+        runs = list({UUID(watch.on) for watch in every if watch.kind == "run" and watch.on})
+        outcomes, missing = await self._outcomes(runs, thoroughly)
+        events = await self._events(
+            list({(watch.on or "", watch.name or "") for watch in every if watch.kind == "event"})
+        )
+        mail = await self._mail(
+            [
+                (execution.run_id, watch.name or "")
+                for execution, watches in asked.items()
+                for watch in watches
+                if watch.kind == "message"
+            ]
+        )
+        for execution, watches in asked.items():
+            kinds = {watch.kind for watch in watches}
+            if "run" in kinds:
+                execution.on_outcomes(outcomes, missing)
+            if "event" in kinds:
+                execution.on_events(events)
+            if topics := mail.get(execution.run_id):
+                execution.on_mail(topics)
+            for watch in watches:
+                if watch.kind == "group":
+                    await self._group(execution, watch.name or "", watch.count or 0)
+
+    async def _outcomes(
+        self, runs: list[UUID], thoroughly: bool
+    ) -> tuple[dict[UUID, Ended], set[UUID]]:
+        if not runs:
+            return {}, set()
+        outcomes = {one.run_id: one for one in await self._session.rows(OUTCOMES, {"runs": runs})}
+        unanswered = [run_id for run_id in runs if run_id not in outcomes]
         missing: set[UUID] = set()
-        if unanswered:
+        if unanswered and thoroughly:
             missing = set(await self._session.rows(MISSING, {"runs": unanswered}))
-        told = {e for run_id in [*outcomes, *missing] for e in self._watched.get(run_id, ())}
-        for execution in told:
-            execution.on_outcomes(outcomes, missing)
+        return outcomes, missing
+
+    async def _events(self, asked: list[tuple[str, str]]) -> dict[tuple[UUID, str], Told]:
+        if not asked:
+            return {}
+        told = await self._session.rows(
+            EVENTS,
+            {"runs": [UUID(run) for run, _ in asked], "names": [name for _, name in asked]},
+        )
+        return {(one.run_id, one.name): one for one in told}
+
+    async def _mail(self, asked: list[tuple[UUID, str]]) -> dict[UUID, set[str]]:
+        found: dict[UUID, set[str]] = defaultdict(set)
+        if asked:
+            for one in await self._session.rows(
+                MAIL, {"runs": [run for run, _ in asked], "topics": [name for _, name in asked]}
+            ):
+                found[one.run_id].add(one.topic)
+        return found
+
+    async def _group(self, execution: Execution, name: str, count: int) -> None:
+        [arrived] = await self._session.rows(ARRIVED, {"name": name})
+        members = await self._session.rows(MEMBERS, {"name": name}) if arrived >= count else None
+        execution.on_group(name, members)

@@ -23,6 +23,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from rowlock.errors import ConfigurationError, Disconnected, Refused, RowlockError
 from rowlock.settings import Settings
+from rowlock.store.tls import advice
 
 R = TypeVar("R")
 
@@ -36,6 +37,7 @@ __all__ = [
     "SessionPool",
     "Statement",
     "conninfo",
+    "describe",
     "refusal",
     "translated",
 ]
@@ -160,16 +162,17 @@ class Session:
                     found = await self._execute(connection, statement.sql, parameters)
             except psycopg.OperationalError as error:
                 await self._drop()
-                raise Disconnected(_describe(error)) from None
+                raise Disconnected(describe(error)) from None
             except TimeoutError:
                 await self._drop()
                 raise Disconnected(
                     f"PostgreSQL did not answer {statement.name} within {self._timeout_s:g} s"
                 ) from None
             except psycopg.Error as error:
-                if self._connection is not None and self._connection.closed:
+                closed = self._connection is not None and self._connection.closed
+                if closed or is_unanswered(error):
                     await self._drop()
-                    raise Disconnected(_describe(error)) from None
+                    raise Disconnected(describe(error)) from None
                 raise refusal(error) from None
             except BaseException:
                 # Cancelled in mid-flight: what this connection would answer next is not known.
@@ -217,8 +220,8 @@ class Session:
     async def close(self) -> None:
         await self._drop()
 
-    async def listen(self, channel: str) -> AsyncIterator[None]:
-        """Yield once when the channel is listened to, then for every notification on it.
+    async def listen(self, channel: str) -> AsyncIterator[str]:
+        """Yield "" when the channel is listened to, then what every notification on it says.
 
         Raises Disconnected when the connection is lost.
         """
@@ -227,12 +230,12 @@ class Session:
             await connection.execute(
                 psycopg.sql.SQL("listen {}").format(psycopg.sql.Identifier(channel))
             )
-            yield None
-            async for _ in connection.notifies():
-                yield None
+            yield ""
+            async for notice in connection.notifies():
+                yield notice.payload
             raise Disconnected("the listening connection was closed")
         except psycopg.OperationalError as error:
-            raise Disconnected(_describe(error)) from None
+            raise Disconnected(describe(error)) from None
         finally:
             await self._drop()
 
@@ -269,7 +272,7 @@ class translated:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, psycopg.OperationalError):
-            raise Disconnected(_describe(error)) from error
+            raise Disconnected(describe(error)) from error
         if isinstance(error, psycopg.Error):
             raise refusal(error) from error
 
@@ -278,8 +281,18 @@ _PASSING = ("08", "25", "40", "53", "55", "57", "58", "XX")
 """Classes of SQLSTATE that pass by themselves: connections, a standby, conflicts, resources."""
 
 
+def is_unanswered(error: psycopg.Error) -> bool:
+    """Whether there was no answer at all: the connection was cut, and libpq does not know yet.
+
+    psycopg says "got no result from the query" then, an InternalError without a SQLSTATE.
+    """
+    return isinstance(error, psycopg.InternalError) and error.sqlstate is None
+
+
 def refusal(error: psycopg.Error) -> RowlockError:
     """What an error of PostgreSQL means to our callers."""
+    if is_unanswered(error):
+        return Disconnected(describe(error))
     state = error.sqlstate or ""
     message = error.diag.message_primary or str(error)
     if state.startswith("RL"):
@@ -293,7 +306,9 @@ def refusal(error: psycopg.Error) -> RowlockError:
     return Poisoned(f"PostgreSQL refused it: {message} (SQLSTATE {state})")
 
 
-def _describe(error: psycopg.Error) -> str:
-    """The error's first line. libpq names host and user, never the password."""
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
+def describe(error: psycopg.Error) -> str:
+    """The error's first line, and what to do. libpq names host and user, never the password."""
+    text = str(error).strip()
+    first = text.splitlines()[0] if text else type(error).__name__
+    more = advice(text)
+    return f"{first}. {more}" if more else first

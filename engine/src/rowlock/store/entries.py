@@ -11,7 +11,11 @@ import msgspec
 
 
 class Step(msgspec.Struct, omit_defaults=True):
-    """An outcome at a place. ``child`` starts a run with it, whose id becomes the output."""
+    """An outcome at a place, and what hangs on it (functions/made.sql).
+
+    ``child`` starts a run, whose id becomes the output; ``children`` a group of them, whose name
+    becomes the output; ``send`` is a message to another run; ``value`` an event or stream entry.
+    """
 
     run: str
     epoch: int
@@ -24,11 +28,29 @@ class Step(msgspec.Struct, omit_defaults=True):
     kind: str = "step"
     attempts: int = 1
     child: dict[str, Any] | None = None
+    children: list[dict[str, Any]] | None = None
+    send: dict[str, Any] | None = None
+    value: msgspec.Raw | None = None
+    trace_context: msgspec.Raw | None = None
+    i: int = -1
+
+
+class Emit(msgspec.Struct, omit_defaults=True):
+    """An entry that a step appends to a stream of its run."""
+
+    run: str
+    epoch: int
+    stream: str
+    value: msgspec.Raw
     i: int = -1
 
 
 class Wait(msgspec.Struct, omit_defaults=True):
-    """A timer that must outlive the process. ``kind``: timer or retry."""
+    """A timer that must outlive the process.
+
+    ``kind``: timer, retry, or what it is the timeout of: message or event, with their ``name`` (and
+    ``on_run``, whose event it is).
+    """
 
     run: str
     epoch: int
@@ -36,31 +58,60 @@ class Wait(msgspec.Struct, omit_defaults=True):
     kind: str
     seconds: float
     attempt: int = 0
+    name: str | None = None
+    on_run: str | None = None
     error: msgspec.Raw | None = None
     i: int = -1
 
 
 class Finish(msgspec.Struct, omit_defaults=True):
-    """How the generation ended. ``waited``: it may have left rows in ``wait``."""
+    """How the generation ended.
+
+    ``waited``: it may have left rows in ``wait``; ``cancelled``: one in ``cancel_request``.
+    ``grouped``: it is one of a group of children. ``next``: the input of the next generation.
+    """
 
     run: str
     epoch: int
     status: str
     output: msgspec.Raw | None = None
     error: msgspec.Raw | None = None
+    next: msgspec.Raw | None = None
     waited: bool = False
+    cancelled: bool = False
+    grouped: bool = False
     closing: bool = False
     i: int = -1
 
 
+class Watch(msgspec.Struct, omit_defaults=True):
+    """What a place waits for: a ``run`` to end, a ``message``, an ``event``, a ``group``.
+
+    ``on``: the run that is to end, or whose event it is. ``name``: topic, event or group;
+    ``count``: how many children the group has.
+    """
+
+    place: str
+    kind: str
+    on: str | None = None
+    name: str | None = None
+    count: int | None = None
+
+
 class Suspend(msgspec.Struct, omit_defaults=True):
-    """Sleep until a timer of ``open`` falls due, or a run of ``watches`` ends."""
+    """Sleep until a timer of ``open`` falls due, or something of ``watches`` happens.
+
+    ``open``: all places that wait. ``watches``: a Watch for each that waits for more than a timer.
+    ``deadline_s``: seconds to the run's deadline. ``told``: it has heard that it is cancelled.
+    """
 
     run: str
     epoch: int
-    watches: list[dict[str, str]]
+    watches: list[Watch]
     open: list[str]
     patience_ms: int
+    deadline_s: float | None = None
+    told: bool = False
     force: bool = False
     i: int = -1
 
@@ -74,30 +125,50 @@ class Release(msgspec.Struct, omit_defaults=True):
     i: int = -1
 
 
-Entry = Step | Wait | Finish | Suspend | Release
+Entry = Step | Emit | Wait | Finish | Suspend | Release
+
+MADE = frozenset({"now", "child", "children", "receive", "send", "set_event", "emit", "cancel"})
+"""Kinds of steps that the server has a part in."""
+_DELIVERED = frozenset({"send", "set_event", "emit"})
+"""Kinds that need a lock on a run's row."""
 
 _encode = msgspec.json.Encoder().encode
 
 
-def parameters(worker: int, entries: list[Entry], *, retrying: bool) -> dict[str, Any]:
-    """The parameters of JOURNAL for a batch; numbers the entries."""
-    kinds: dict[type, list[Entry]] = {Step: [], Wait: [], Finish: [], Suspend: [], Release: []}
-    made = False
+def parameters(
+    worker: int, entries: list[Entry], *, retrying: bool, groups: list[str] | None = None
+) -> dict[str, Any]:
+    """The parameters of JOURNAL for a batch; numbers the entries.
+
+    ``groups``: names of groups of which children have ended in a batch that is committed.
+    """
+    kinds: dict[type, list[Entry]] = {
+        kind: [] for kind in (Step, Emit, Wait, Finish, Suspend, Release)
+    }
+    made = rows = False
     for number, entry in enumerate(entries):
         entry.i = number
         kinds[type(entry)].append(entry)
-        if isinstance(entry, Step) and (entry.child is not None or entry.kind == "now"):
-            made = True
+        if isinstance(entry, Step):
+            made = made or entry.kind in MADE
+            rows = rows or entry.kind in _DELIVERED
+        elif isinstance(entry, Emit):
+            rows = True
+        elif isinstance(entry, Suspend):
+            rows = rows or any(watch.kind in ("message", "event") for watch in entry.watches)
     return {
         "worker": worker,
         "retrying": retrying,
         "steps": _text(kinds[Step]),
         "asked": len(kinds[Step]),
         "made": made,
+        "rows": rows,
+        "emits": _text(kinds[Emit]),
         "waits": _text(kinds[Wait]),
         "finishes": _text(kinds[Finish]),
         "suspends": _text(kinds[Suspend]),
         "releases": _text(kinds[Release]),
+        "groups": groups or [],
     }
 
 
@@ -108,8 +179,14 @@ def _text(entries: list[Entry]) -> str:
 def size_of(entry: Entry) -> int:
     """Roughly how many bytes an entry sends."""
     size = 200
-    if isinstance(entry, Step | Finish):
-        size += len(entry.output or b"") + len(entry.error or b"")
+    if isinstance(entry, Step):
+        size += len(entry.output or b"") + len(entry.error or b"") + len(entry.value or b"")
+        for child in entry.children or ():
+            size += 100 + len(child["input"])
+    elif isinstance(entry, Finish):
+        size += len(entry.output or b"") + len(entry.error or b"") + len(entry.next or b"")
     elif isinstance(entry, Suspend):
         size += 80 * len(entry.watches)
+    elif isinstance(entry, Emit):
+        size += len(entry.value)
     return size

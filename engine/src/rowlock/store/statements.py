@@ -40,6 +40,8 @@ class Owned:
 
     run_ids: list[UUID]
     epochs: list[int]
+    cancels: str | None
+    """Requests to cancel some of them: JSON objects (CancelRequest) by run."""
 
 
 HEARTBEAT = Statement(
@@ -89,6 +91,12 @@ class Claimed:
     """When it was claimed for the first time (the database's clock)."""
     age: float
     """Seconds since then."""
+    deadline_in: float | None
+    """Seconds from this claim to the deadline of its generation."""
+    in_group: bool
+    """Whether it is one of a group of children."""
+    cancel: str | None
+    """A request to cancel it: JSON of CancelRequest."""
 
 
 CLAIM = Statement(
@@ -151,6 +159,111 @@ MISSING: Statement[UUID] = Statement(
     lambda run_id: run_id,
 )
 
+# --- what runs say to each other
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event that was asked for: its value, or whether there will be none."""
+
+    run_id: UUID
+    name: str
+    value: str | None
+    ended: bool
+    """The run has ended (or there is none): it sets nothing more."""
+
+
+EVENTS = Statement(
+    "events",
+    "select x.run_id, x.name, e.value::text,"
+    " not exists (select from rowlock.task as t where t.run_id = x.run_id) as ended"
+    "  from unnest(%(runs)s::uuid[], %(names)s::text[]) as x (run_id, name)"
+    "  left join rowlock.event as e on e.run_id = x.run_id and e.name = x.name",
+    Told,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic of a run with messages that nobody has received."""
+
+    run_id: UUID
+    topic: str
+
+
+MAIL = Statement(
+    "mail",
+    "select x.run_id, x.topic"
+    "  from unnest(%(runs)s::uuid[], %(topics)s::text[]) as x (run_id, topic)"
+    " where exists (select from rowlock.message as m"
+    "  where m.run_id = x.run_id and m.topic = x.topic and m.received_place is null)",
+    Topic,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry of a stream."""
+
+    run_id: UUID
+    stream: str
+    offset: int
+    value: str
+    emitted_at: datetime
+
+
+STREAMS = Statement(
+    "streams",
+    'select s.run_id, s.stream, s."offset", s.value::text, s.emitted_at'
+    "  from unnest(%(runs)s::uuid[], %(streams)s::text[], %(offsets)s::bigint[])"
+    "       as x (run_id, stream, first)"
+    " cross join lateral ("
+    "       select y.* from rowlock.stream_entry as y"
+    '        where y.run_id = x.run_id and y.stream = x.stream and y."offset" >= x.first'
+    '        order by y.run_id, y.stream, y."offset" limit %(limit)s) as s',
+    Entry,
+)
+
+UNFINISHED: Statement[UUID] = Statement(
+    "unfinished",
+    "select t.run_id from rowlock.task as t where t.run_id = any (%(runs)s::uuid[])",
+    lambda run_id: run_id,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A child of a group that has ended, by its number in the group (from 1)."""
+
+    index: int
+    run_id: UUID
+    status: str
+    workflow: str
+    output: str | None
+    error: str | None
+
+
+ARRIVED: Statement[int] = Statement(
+    "arrived",
+    "select coalesce(sum(a.count), 0) from rowlock.arrival as a where a.name = %(name)s",
+    int,
+)
+
+MEMBERS = Statement(
+    "members",
+    "select r.child_index as index, r.id as run_id, o.status, r.workflow, o.output::text,"
+    " o.error::text"
+    "  from rowlock.run as r"
+    " cross join lateral (select * from rowlock.outcome as o"
+    "        where o.run_id = r.id and o.status <> 'continued' order by o.generation limit 1) as o"
+    " where r.parent_id = split_part(%(name)s, ':', 1)::uuid"
+    "   and r.parent_generation = split_part(%(name)s, ':', 2)::int"
+    "   and r.parent_place = split_part(%(name)s, ':', 3)"
+    "   and r.child_index is not null"
+    " order by r.child_index",
+    Member,
+)
+
 # --- the journal (functions/journal.sql)
 
 
@@ -165,9 +278,9 @@ class Answer:
 
 JOURNAL = Statement(
     "journal",
-    "select * from rowlock.journal(%(worker)s, %(steps)s::json, %(asked)s, %(made)s,"
-    " %(waits)s::jsonb, %(finishes)s::jsonb, %(suspends)s::jsonb, %(releases)s::jsonb,"
-    " %(retrying)s)",
+    "select * from rowlock.journal(%(worker)s, %(steps)s::json, %(asked)s, %(made)s, %(rows)s,"
+    " %(emits)s::jsonb, %(waits)s::jsonb, %(finishes)s::jsonb, %(suspends)s::jsonb,"
+    " %(releases)s::jsonb, %(groups)s::text[], %(retrying)s)",
     Answer,
 )
 
@@ -210,7 +323,7 @@ START: Statement[UUID] = Statement(
     "start",
     "select rowlock.start(%(workflow)s, %(input)s::jsonb, %(key)s, %(queue)s, %(app)s,"
     " %(priority)s, make_interval(secs => %(delay)s), null, %(attributes)s::jsonb,"
-    " %(trace_context)s::jsonb)",
+    " %(trace_context)s::jsonb, make_interval(secs => %(deadline)s))",
     lambda run_id: run_id,
 )
 
@@ -227,11 +340,32 @@ START_CHILD: Statement[UUID] = Statement(
     " 'queue', %(queue)s::text, 'priority', coalesce(%(priority)s::int,"
     " (select priority from rowlock.run where id = %(parent)s::uuid)),"
     " 'attributes', %(attributes)s::jsonb, 'trace_context', %(trace_context)s::jsonb,"
+    " 'detached', %(detached)s::boolean, 'deadline', make_interval(secs => %(deadline)s)::text,"
     " 'parent_id', %(parent)s::uuid, 'parent_generation', %(generation)s::int,"
     " 'parent_place', %(place)s::text)), %(app)s)",
     lambda run_id: run_id,
 )
 
+SEND: Statement[int] = Statement(
+    "send", "select rowlock.send(%(run)s, %(topic)s, %(value)s::jsonb, %(key)s)", int
+)
+SET_EVENT = Statement(
+    "set_event", "select rowlock.set_event(%(run)s, %(name)s, %(value)s::jsonb)", _nothing
+)
+CANCEL = Statement(
+    "cancel",
+    "select rowlock.cancel(%(run)s, make_interval(secs => %(grace)s), %(force)s, %(reason)s)",
+    _nothing,
+)
+RETRY = Statement("retry", "select rowlock.retry(%(run)s)", _nothing)
+REWIND = Statement(
+    "rewind", "select rowlock.rewind(%(run)s, %(place)s, %(input)s::jsonb)", _nothing
+)
+FORK: Statement[UUID] = Statement(
+    "fork",
+    "select rowlock.fork(%(run)s, %(place)s, %(input)s::jsonb, %(outcomes)s::jsonb)",
+    lambda run_id: run_id,
+)
 RESUME = Statement("resume", "select rowlock.resume(%(run)s)", _nothing)
 PROMOTE = Statement("promote", "select rowlock.promote(%(app)s, %(version)s)", _nothing)
 

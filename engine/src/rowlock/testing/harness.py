@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
@@ -20,6 +19,7 @@ from typing import Any, Self, TypeVar
 from rowlock.app import App
 from rowlock.client import Client, Run
 from rowlock.errors import ConfigurationError, MisplacedCall
+from rowlock.runtime.step_threads import StepThreads
 from rowlock.settings import Settings
 from rowlock.store.connection import AsyncConnection
 from rowlock.store.laboratory import Laboratory, Look, offset_text
@@ -40,7 +40,6 @@ log = logging.getLogger("rowlock.testing")
 SETTINGS = Settings(lease_seconds=600.0, poll_seconds=0.2)
 A_YEAR = timedelta(days=366)
 SLOTS = 100
-MOST_THREADS = 64
 PAUSE_S = 0.002
 LOOK_S = 0.02
 PATIENCE_S = 10.0
@@ -76,7 +75,7 @@ class Harness:
         self._client: Client | None = None
         self.lab: Laboratory
         """A connection of the test's own, for looking and for the clock."""
-        self._threads: ThreadPoolExecutor
+        self._threads: StepThreads
         self._worker: Worker
         self._workers: Succession
         self._turn = asyncio.Lock()
@@ -92,8 +91,8 @@ class Harness:
             url = await asyncio.to_thread(self._databases.make)
         self._settings = self._settings.with_(database_url=url)
         logging.getLogger("psycopg").addFilter(self._farewell)
-        self._threads = ThreadPoolExecutor(
-            max_workers=min(MOST_THREADS, self._slots + 4), thread_name_prefix="rowlock-step"
+        self._threads = StepThreads(
+            self._slots, most_abandoned=0, connections=self._settings.transaction_connections
         )
         try:
             self.lab = Laboratory(self._settings)
@@ -125,7 +124,7 @@ class Harness:
             self._client = None
         with suppress(AttributeError):  # it was never opened
             await self.lab.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
         if self._given_url is None and self._databases is not None:
             await asyncio.to_thread(self._databases.drop, self.database_url)
         if self._own_databases is not None:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from rowlock.runtime.request import Request
-from rowlock.store.entries import Entry, Finish, Release, Step, Suspend, Wait
+from rowlock.store.entries import Emit, Entry, Finish, Release, Step, Suspend, Wait
 from rowlock.store.statements import Claimed
 
 
@@ -63,4 +63,5 @@ def _mark_of(entry: Entry) -> Mark:
             return Mark(run_id, "sleep", "", "")
         case Release():
             return Mark(run_id, "hand-back", "", "")
-    return Mark(run_id, type(entry).__name__.lower(), "", "")
+        case Emit(stream=stream):
+            return Mark(run_id, "entry of stream", stream, "")

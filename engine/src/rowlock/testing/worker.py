@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from contextlib import suppress
 from datetime import timedelta
 from typing import Protocol
@@ -22,6 +21,7 @@ from rowlock.model.code import Code
 from rowlock.model.commands import ExecuteStep
 from rowlock.runtime.points import Points
 from rowlock.runtime.request import Request
+from rowlock.runtime.step_threads import StepThreads
 from rowlock.runtime.tenure import Tenure, WorkerOptions
 from rowlock.settings import Settings
 from rowlock.store.databases import through
@@ -112,7 +112,7 @@ class Worker(Points):
     def is_over(self) -> bool:
         return self._serving.done()
 
-    async def begin(self, code: Code, slots: int, threads: Executor) -> None:
+    async def begin(self, code: Code, slots: int, threads: StepThreads) -> None:
         """Register, and begin to serve."""
         port = await self._wire.open()
         url = through(self._settings.require_database_url(), self._host, port)
@@ -145,7 +145,7 @@ class Worker(Points):
     def timers(self) -> list[float]:
         """When the next timer of each loaded run fires, in seconds from now."""
         now = asyncio.get_running_loop().time()
-        due = [one.next_due() for one in self.tenure.executions]
+        due = [one.next_alarm() for one in self.tenure.executions]
         return [at - now for at in due if at is not None]
 
     def business(self) -> str:
@@ -166,7 +166,7 @@ class Worker(Points):
 
     async def pass_time(self, by: timedelta, offset: str) -> None:
         """Time has passed: timers in memory come nearer; the history is told what time it is."""
-        with suppress(Disconnected):  # a new connection is told by the database
+        with suppress(Disconnected):  # a new connection, or worker, is told by the database
             await self.tenure.journal.session.rows(SET_TEST_OFFSET, {"offset": offset})
         for execution in self.tenure.executions:
             execution.pass_time(by.total_seconds())

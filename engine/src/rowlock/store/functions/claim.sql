@@ -36,7 +36,8 @@ create or replace function rowlock.claim(
 returns table (
     run_id uuid, epoch integer, generation integer, created_at timestamptz, workflow text, queue text,
     version text, key text, takeovers smallint, input text, attributes text, trace_context text,
-    waited double precision, started_at timestamptz, age double precision)
+    waited double precision, started_at timestamptz, age double precision, deadline_in double precision,
+    in_group boolean, cancel text)
 language plpgsql volatile
 set search_path = pg_catalog
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
@@ -116,13 +117,21 @@ begin
                case when c.generation = 1 then r.input else g.input end::text,
                r.attributes::text, r.trace_context::text,
                extract(epoch from c.claimed_at - c.due_at)::double precision, c.started_at,
-               extract(epoch from c.claimed_at - c.started_at)::double precision
+               extract(epoch from c.claimed_at - c.started_at)::double precision,
+               extract(epoch from case when c.generation = 1 then r.deadline_at else g.deadline_at end
+                                  - c.claimed_at)::double precision,
+               r.child_index is not null,
+               q.request
           from claimed as c
          cross join lateral (
                select x.* from rowlock.run as x where x.id = c.run_id offset 0) as r
           left join lateral (
-               select x.input from rowlock.generation as x
-                where x.run_id = c.run_id and x.generation = c.generation offset 0) as g on true;
+               select x.input, x.deadline_at from rowlock.generation as x
+                where x.run_id = c.run_id and x.generation = c.generation and c.generation > 1
+               offset 0) as g on true
+          left join lateral (
+               select rowlock.as_request(x) as request from rowlock.cancel_request as x
+                where x.run_id = c.run_id and x.generation = c.generation offset 0) as q on true;
         get diagnostics v_got = row_count;
         p_want := p_want - v_got;
     end loop;
@@ -138,7 +147,10 @@ set search_path = pg_catalog
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
     select s.run_id, s.place, s.kind, s.name, s.position, s.output::text, s.error::text,
-           null::double precision, null::uuid, s.attempts
+           case when s.kind = 'cancel'  -- how much of its grace is left
+                then extract(epoch from s.recorded_at - clock_timestamp())::double precision
+                     + (s.output ->> 'grace_s')::double precision end,
+           null::uuid, s.attempts
       from unnest(p_runs, p_generations) as a (run_id, generation)
      cross join lateral (
            select x.* from rowlock.step as x

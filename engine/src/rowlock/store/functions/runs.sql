@@ -1,4 +1,4 @@
--- runs, steps, resume: what people look at and the first of what they do.
+-- runs, steps, workers, messages, events, streams, generations: what people look at.
 
 create or replace view rowlock.runs as
 select r.id as run_id,
@@ -22,7 +22,9 @@ select r.id as run_id,
        r.input,
        o.output,
        o.error,
-       t.reason
+       t.reason,
+       case when coalesce(t.generation, o.generation) = 1 then r.deadline_at end as deadline_at,
+       r.forked_from
   from rowlock.run as r
   left join rowlock.task as t on t.run_id = r.id
   left join lateral (
@@ -48,29 +50,25 @@ select w.id as worker_id, w.app, nullif(w.version, '') as version, w.host, w.pid
   from rowlock.worker as w;
 comment on view rowlock.workers is 'Worker processes that hold a lease, and those that lost it and have not been cleared yet.';
 
--- resume: a blocked run is ready again. It is no longer pinned: the version it was blocked on
--- does not fit it, so the app's current version gets it.
-create or replace function rowlock.resume(run_id uuid) returns void
-language plpgsql volatile set search_path = pg_catalog as $$
-declare
-    v_task   rowlock.task;
-    v_status text;
-begin
-    update rowlock.task as t
-       set state = 'ready', due_at = clock_timestamp(), version = '', reason = null, takeovers = 0
-     where t.run_id = resume.run_id and t.state = 'blocked'
-    returning t.* into v_task;
-    if found then
-        perform rowlock.notify_idle(v_task.app, v_task.queue);
-        return;
-    end if;
-    select r.status into v_status from rowlock.runs as r where r.run_id = resume.run_id;
-    if not found then
-        raise exception 'there is no run %', resume.run_id
-            using errcode = 'RLN03', hint = 'The id is wrong, or retention has removed the run.';
-    end if;
-    raise exception 'run % is %, not blocked', resume.run_id, v_status
-        using errcode = 'RLS01', hint = 'Only a blocked run can be resumed.';
-end $$;
-comment on function rowlock.resume(uuid) is
-    'Makes a blocked run ready again; the app''s current version takes it and continues from what is recorded.';
+create or replace view rowlock.messages as
+select m.run_id, m.id as message_id, m.topic, m.key, m.value, m.sent_at, m.from_run_id,
+       m.received_generation, m.received_place
+  from rowlock.message as m;
+comment on view rowlock.messages is 'What was sent to runs; received_place is null for what nobody has received yet.';
+
+create or replace view rowlock.events as
+select e.run_id, e.name, e.value, e.set_at from rowlock.event as e;
+comment on view rowlock.events is 'What runs show to others: the latest value of each event.';
+
+create or replace view rowlock.streams as
+select s.run_id, s.stream, s."offset", s.value, s.emitted_at from rowlock.stream_entry as s;
+comment on view rowlock.streams is 'What runs have emitted, by stream and offset.';
+
+create or replace view rowlock.generations as
+select o.run_id, o.generation, coalesce(g.reason, 'start') as reason, g.place, o.status, o.version,
+       coalesce(g.created_at, r.created_at) as began_at, o.finished_at,
+       case when o.generation = 1 then r.input else g.input end as input, o.output, o.error
+  from rowlock.outcome as o
+  join rowlock.run as r on r.id = o.run_id
+  left join rowlock.generation as g on g.run_id = o.run_id and g.generation = o.generation;
+comment on view rowlock.generations is 'The ended histories of each run; a redo begins the next one.';

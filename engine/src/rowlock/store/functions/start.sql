@@ -67,6 +67,9 @@ begin
                          or (jsonb_typeof(e.v -> 'priority') = 'number'
                              and (e.v -> 'priority')::numeric not between 0 and 100)
                         then 'has a priority that is not between 0 (first) and 100 (last)'
+                    when jsonb_typeof(e.v -> 'deadline') not in ('string', 'null')
+                         or (e.v ->> 'deadline')::interval <= interval '0'
+                        then 'has a deadline that is not a duration above 0'
                     when e.v ? 'delay' and e.v ? 'start_at' and e.v ->> 'delay' is not null
                          and e.v ->> 'start_at' is not null then 'has both delay and start_at'
                end as why,
@@ -121,11 +124,13 @@ begin
         select * from asked where id is not null and (key is null or nth = 1)
     ), runs as (
         insert into rowlock.run (id, created_at, priority, app, workflow, queue, key, input, attributes,
-                                 trace_context, parent_id, parent_generation, parent_place)
+                                 trace_context, parent_id, parent_generation, parent_place, detached,
+                                 deadline_at)
         select f.id, v_now, coalesce((f.v ->> 'priority')::numeric::smallint, 50), v_app, f.v ->> 'workflow', f.queue, f.key,
                coalesce(nullif(f.v -> 'input', 'null'), '{}'), nullif(f.v -> 'attributes', 'null'),
                nullif(f.v -> 'trace_context', 'null'),
-               (f.v ->> 'parent_id')::uuid, (f.v ->> 'parent_generation')::integer, f.v ->> 'parent_place'
+               (f.v ->> 'parent_id')::uuid, (f.v ->> 'parent_generation')::integer, f.v ->> 'parent_place',
+               (f.v ->> 'detached')::boolean, f.due_at + (f.v ->> 'deadline')::interval
           from fresh as f
     ), tasks as (
         insert into rowlock.task (run_id, due_at, priority, state, app, queue, workflow)
@@ -149,7 +154,7 @@ begin
     end loop;
 end $$;
 comment on function rowlock.start_many(jsonb, text) is
-    'Starts many runs at once: [{"workflow", "input", "key", "queue", "priority", "delay" or "start_at", "attributes", "trace_context"}, …]; gives their ids in the same order.';
+    'Starts many runs at once: [{"workflow", "input", "key", "queue", "priority", "delay" or "start_at", "attributes", "deadline", "trace_context"}, …]; gives their ids in the same order.';
 
 -- start: the same for one run, without the detour through JSON: this is what every caller waits for.
 create or replace function rowlock.start(
@@ -162,7 +167,8 @@ create or replace function rowlock.start(
     delay         interval    default null,
     start_at      timestamptz default null,
     attributes    jsonb       default null,
-    trace_context jsonb       default null)
+    trace_context jsonb       default null,
+    deadline      interval    default null)
 returns uuid
 language plpgsql volatile
 set search_path = pg_catalog
@@ -182,7 +188,7 @@ begin
     if coalesce(start.workflow, '') = '' or length(start.workflow) > 200
        or jsonb_typeof(v_input) <> 'object' or start.key = '' or octet_length(start.key) > 1000
        or jsonb_typeof(start.attributes) <> 'object' or jsonb_typeof(start.trace_context) <> 'object'
-       or start.priority not between 0 and 100
+       or start.priority not between 0 and 100 or start.deadline <= interval '0'
        or (start.delay is not null and start.start_at is not null)
        or (start.queue is not null and not exists (
              select from rowlock.queue as q where q.app = v_app and q.name = start.queue)) then
@@ -190,7 +196,8 @@ begin
             jsonb_build_array(jsonb_build_object(
                 'workflow', start.workflow, 'input', start.input, 'key', start.key, 'queue', start.queue,
                 'priority', start.priority, 'delay', start.delay, 'start_at', start.start_at,
-                'attributes', start.attributes, 'trace_context', start.trace_context)),
+                'attributes', start.attributes, 'trace_context', start.trace_context,
+                'deadline', start.deadline)),
             v_app));
     end if;
     v_priority := coalesce(start.priority, 50);
@@ -213,9 +220,9 @@ begin
         (select w.queue from rowlock.workflow as w where w.app = v_app and w.name = start.workflow),
         'default');
     insert into rowlock.run (id, created_at, priority, app, workflow, queue, key, input, attributes,
-                             trace_context)
+                             trace_context, deadline_at)
     values (v_id, v_now, v_priority, v_app, start.workflow, v_queue, start.key, v_input, start.attributes,
-            start.trace_context);
+            start.trace_context, v_due_at + start.deadline);
     insert into rowlock.task (run_id, due_at, priority, state, app, queue, workflow)
     values (v_id, v_due_at, v_priority, case when v_due_at > v_now then 'scheduled' else 'ready' end,
             v_app, v_queue, start.workflow);
@@ -224,5 +231,5 @@ begin
     end if;
     return v_id;
 end $$;
-comment on function rowlock.start(text, jsonb, text, text, text, integer, interval, timestamptz, jsonb, jsonb) is
-    'Starts a run of a workflow and gives its id; a key that exists gives that run back. Lower priority numbers run first (0 to 100, default 50).';
+comment on function rowlock.start(text, jsonb, text, text, text, integer, interval, timestamptz, jsonb, jsonb, interval) is
+    'Starts a run of a workflow and gives its id; a key that exists gives that run back. Lower priority numbers run first (0 to 100, default 50). A run that has not ended within its deadline, counted from when it is due, fails.';

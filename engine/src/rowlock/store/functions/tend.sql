@@ -131,6 +131,9 @@ begin
                                      'the worker that runs it', g.takeovers))
           from gone as g;
         delete from rowlock.wait where run_id = any (v_given_up);
+        perform rowlock.note_waiters(array(
+            select split_part(g.name, ':', 1)::uuid
+              from unnest(rowlock.note_arrivals(v_given_up)) as g (name)));
         perform rowlock.wake_waiters(v_given_up);
     end if;
     -- A dead worker whose last run has been taken leaves; one with more is met again.
@@ -151,8 +154,9 @@ as $$
 begin
     perform rowlock.require_read_committed();
     taken_over := rowlock.reap(p_limit, p_max_takeovers);
+    woken := rowlock.sweep_cancels(p_limit);
     promoted := rowlock.promote_due(p_limit);
-    woken := rowlock.sweep_wakes(p_limit);
+    woken := woken + rowlock.sweep_wakes(p_limit);
     select extract(epoch from t.due_at - clock_timestamp())::double precision into next_due_in
       from rowlock.task as t
      where t.state in ('scheduled', 'waiting') and t.due_at < 'infinity'

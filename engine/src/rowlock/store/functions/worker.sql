@@ -56,12 +56,13 @@ begin
 end $$;
 
 -- heartbeat: renew the lease, and say what this worker owns, so that both sides can be
--- reconciled: a claim whose reply was lost, a run that was taken over. No row: the worker was
--- declared dead and must begin anew. clock_timestamp(), not now(): a lease counted from the
--- begin of a transaction that had to wait may be over when it is written (8F).
+-- reconciled: a claim whose reply was lost, a run that was taken over; and which of its runs are to
+-- be cancelled. No row: the worker was declared dead and must begin anew. clock_timestamp(), not
+-- now(): a lease counted from the begin of a transaction that had to wait may be over when it is
+-- written (8F).
 create or replace function rowlock.heartbeat(p_worker bigint, p_lease interval)
-returns table (run_ids uuid[], epochs integer[])
-language plpgsql volatile set search_path = pg_catalog as $$
+returns table (run_ids uuid[], epochs integer[], cancels text)
+language plpgsql volatile set search_path = pg_catalog set enable_seqscan = off as $$
 begin
     perform rowlock.require_read_committed();
     update rowlock.worker set lease_until = clock_timestamp() + p_lease where id = p_worker;
@@ -70,8 +71,12 @@ begin
     end if;
     return query
     select coalesce(array_agg(t.run_id order by t.run_id), '{}'),
-           coalesce(array_agg(t.epoch order by t.run_id), '{}')
+           coalesce(array_agg(t.epoch order by t.run_id), '{}'),
+           (jsonb_object_agg(t.run_id, q.request) filter (where q.request is not null))::text
       from rowlock.task as t
+      left join lateral (
+           select rowlock.as_request(x)::jsonb as request from rowlock.cancel_request as x
+            where x.run_id = t.run_id and x.generation = t.generation offset 0) as q on true
      where t.worker_id = p_worker and t.state = 'running';
 end $$;
 

@@ -1,0 +1,150 @@
+"""The end that comes from outside: a request to cancel the run, or its deadline.
+
+It is recorded as a step at the place ``cancel``, so that a replay meets it at the same point. Then
+the run's function gets CancelledError where it waits. It may clean up (its steps are recorded, the
+run stays loaded) until the grace is over; then its code is dropped.
+
+Reads: the history's record of it, requests from the database.  Writes: through the Execution.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from rowlock.errors import Cancelled, DeadlineExceeded
+from rowlock.model.commands import Stop
+from rowlock.model.states import Outcome
+from rowlock.runtime.request import Request
+from rowlock.store.statements import Remembered
+
+if TYPE_CHECKING:
+    from rowlock.runtime.execution import Execution
+
+PLACE = "cancel"
+DEADLINE_GRACE_S = 30.0
+
+
+class CancelRequest(msgspec.Struct):
+    """What the database says of a request (functions/cancel.sql)."""
+
+    grace_s: float
+    force: bool = False
+    reason: str | None = None
+
+
+decode_request = msgspec.json.Decoder(CancelRequest).decode
+decode_requests = msgspec.json.Decoder(dict[str, CancelRequest]).decode
+
+
+class Stopping:
+    """See the module's text."""
+
+    def __init__(self, execution: Execution, recorded: Remembered | None) -> None:
+        self._run = execution
+        self._clock = asyncio.get_running_loop()
+        self._timers: list[tuple[asyncio.TimerHandle, Callable[[], None]]] = []
+        self._request: Request | None = None
+        self.is_delivered = False
+        """The run's function has got its CancelledError."""
+        if recorded is not None:
+            execution.outbox.cancelled = True
+            details = msgspec.json.decode(recorded.output or "{}")
+            stop = Stop(recorded.name or "request", 0.0, details.get("reason"))
+            self._expect(stop, recorded.due_in or 0.0)
+
+    @property
+    def is_pending(self) -> bool:
+        """It is on its way: nothing new is to be begun."""
+        return self._request is not None and not self.is_delivered
+
+    def set_deadline(self, seconds: float) -> None:
+        """The run's deadline is so far away."""
+        stop = Stop("deadline", DEADLINE_GRACE_S)
+        if seconds <= 0:
+            self._ask(stop)
+        else:
+            hold_or_do = self._run.suspension.hold_or_do
+            self._after(seconds, partial(hold_or_do, self._ask, stop))
+
+    def on_request(self, request: CancelRequest) -> None:
+        """Somebody wants the run cancelled."""
+        self._run.suspension.hold_or_do(self._on_request, request)
+
+    def _on_request(self, request: CancelRequest) -> None:
+        self._run.outbox.cancelled = True
+        if request.force:
+            self._run.give_up(self.error_of(Stop("request", 0.0, request.reason)))
+        else:
+            self._ask(Stop("request", request.grace_s, request.reason))
+
+    def _ask(self, stop: Stop) -> None:
+        """Record it, unless the run is ending already."""
+        if self._request is not None or self._run.is_ending or self._run.is_undoing:
+            return
+        request = self._expect(stop, stop.grace_s)
+        output = {"grace_s": stop.grace_s, "reason": stop.reason}
+        self._run.record(request, output=msgspec.json.encode(output).decode())
+
+    def _expect(self, stop: Stop, grace_s: float) -> Request:
+        future = self._run.loop.request_future()
+        future.add_done_callback(partial(self._on_delivered, grace_s))
+        self._request = request = Request(PLACE, stop, future, contextvars.copy_context())
+        self._run.await_delivery(request)
+        return request
+
+    def _on_delivered(self, grace_s: float, future: asyncio.Future[Any]) -> None:
+        """In the run's loop, in its turn among the other outcomes."""
+        if future.cancelled() or future.exception() is not None:
+            return  # the run is being unloaded
+        self.is_delivered = True
+        self._after(max(0.0, grace_s), partial(self._run.give_up, self.error))
+        self._run.cancel_code()
+
+    @property
+    def error(self) -> Cancelled | DeadlineExceeded:
+        """As what the run ends when it was stopped."""
+        assert self._request is not None
+        stop = self._request.command
+        assert isinstance(stop, Stop)
+        return self.error_of(stop)
+
+    def error_of(self, stop: Stop) -> Cancelled | DeadlineExceeded:
+        if stop.name == "deadline":
+            return DeadlineExceeded(self._run.workflow.name)
+        return Cancelled(stop.reason)
+
+    # --- its timers
+
+    def _after(self, seconds: float, event: Callable[[], None]) -> None:
+        self._timers.append((self._clock.call_later(seconds, event), event))
+
+    def next_due(self) -> float | None:
+        """When the deadline or the end of the grace comes (loop time)."""
+        now = self._clock.time()
+        return min((timer.when() for timer, _ in self._timers if timer.when() > now), default=None)
+
+    def pass_time(self, seconds: float) -> None:
+        """A test lets time pass: deadline and grace come so much nearer."""
+        now = self._clock.time()
+        timers, self._timers = self._timers, []
+        for timer, event in timers:
+            if timer.when() > now:
+                timer.cancel()
+                self._after(max(0.0, timer.when() - seconds - now), event)
+
+    def close(self) -> None:
+        """The run's code has ended."""
+        for timer, _ in self._timers:
+            timer.cancel()
+        self._timers.clear()
+
+
+def outcome_of(error: BaseException) -> Outcome:
+    """How a run ends that ends with this error."""
+    return Outcome.CANCELLED if isinstance(error, Cancelled) else Outcome.FAILED

@@ -1,0 +1,105 @@
+-- minimum code level: 3
+-- 0003_language: messages, events, streams, cancel requests, groups of children, deadlines, forks.
+--
+-- Whatever is delivered to a run (a message, an event, a cancel request) is a row of its own, written
+-- under a lock on the run's row; the narrow task is touched only where the run is asleep. Journal,
+-- claim, heartbeat and start get more arguments or columns; `create or replace` can't do that.
+
+alter table rowlock.run
+    add column deadline_at  timestamptz,
+    add column forked_from  uuid,
+    add column child_index  integer,
+    add column detached     boolean;
+comment on column rowlock.run.deadline_at is 'When the first generation must have ended; null: no deadline.';
+comment on column rowlock.run.forked_from is 'The run whose history this one was copied from.';
+comment on column rowlock.run.child_index is 'Which of its group it is (app.map), from 1; null: a child by itself, or none.';
+comment on column rowlock.run.detached is 'A child that is not cancelled with its parent.';
+
+alter table rowlock.generation
+    add column deadline_at  timestamptz,
+    add column place        text collate "C";
+comment on column rowlock.generation.reason is 'resume, retry, rewind, fork or continued.';
+comment on column rowlock.generation.place is 'The first place that was not kept, of a rewind or fork.';
+comment on column rowlock.generation.deadline_at is 'As in run, for this generation: only `continued` keeps a deadline.';
+
+-- Ids follow commit order within a run: whoever sends holds the run's row.
+create table rowlock.message (
+    id                   bigint generated always as identity,
+    run_id               uuid        not null,
+    sent_at              timestamptz not null,
+    from_run_id          uuid,
+    received_generation  integer,
+    topic                text        not null,
+    key                  text,
+    received_place       text collate "C",
+    value                jsonb       not null,
+    constraint message_pkey primary key (run_id, id),
+    constraint message_received check ((received_place is null) = (received_generation is null))
+);
+create index message_inbox on rowlock.message (run_id, topic, id) where received_place is null;
+create unique index message_key on rowlock.message (run_id, key) where key is not null;
+comment on table rowlock.message is 'What was sent to a run, in order; received_place is null until a receive has recorded it.';
+comment on column rowlock.message.key is 'The sender''s idempotency key; unique within the run that receives.';
+
+create table rowlock.event (
+    run_id  uuid        not null,
+    set_at  timestamptz not null,
+    name    text        not null,
+    value   jsonb       not null,
+    constraint event_pkey primary key (run_id, name)
+);
+comment on table rowlock.event is 'What runs show to others: the latest value by name.';
+
+create table rowlock.stream_entry (
+    run_id      uuid        not null,
+    emitted_at  timestamptz not null,
+    "offset"    bigint      not null,
+    stream      text        not null,
+    value       jsonb       not null,
+    constraint stream_entry_pkey primary key (run_id, stream, "offset")
+);
+comment on table rowlock.stream_entry is 'What runs emit, in order; offsets count from 0 within a stream.';
+
+-- One row a request that is not carried out yet; gone with the generation it was meant for.
+create table rowlock.cancel_request (
+    run_id        uuid        not null,
+    requested_at  timestamptz not null,
+    generation    integer     not null,
+    grace_s       real        not null,
+    force         boolean     not null,
+    settled       boolean     not null default false,
+    reason        text,
+    constraint cancel_request_pkey primary key (run_id)
+);
+create index cancel_request_unsettled on rowlock.cancel_request (requested_at) where not settled;
+comment on table rowlock.cancel_request is 'Requests to cancel that the run has not seen yet, or is cleaning up after.';
+comment on column rowlock.cancel_request.settled is 'Whoever claims the run next will see it: nothing is left to do for others.';
+
+-- No key: two journals must not wait for each other (design: waiting for many).
+create table rowlock.arrival (
+    arrived_at  timestamptz not null,
+    count       integer     not null,
+    name        text collate "C" not null
+);
+create index arrival_name on rowlock.arrival (name);
+comment on table rowlock.arrival is 'How many children of a group have ended, a row for each batch that ended some.';
+comment on column rowlock.arrival.name is 'The group: run, generation and place of the step that started it.';
+
+alter table rowlock.wait
+    add column count  integer,
+    add column name   text,
+    drop constraint wait_kind,
+    drop constraint wait_has_object,
+    add constraint wait_kind check (kind in ('timer', 'retry', 'run', 'message', 'event', 'group')),
+    add constraint wait_has_object check ((kind in ('run', 'event')) = (on_run_id is not null)),
+    add constraint wait_has_name check ((kind in ('message', 'event', 'group')) = (name is not null)),
+    add constraint wait_has_due check (kind not in ('timer', 'retry') or due_at is not null);
+create index wait_group on rowlock.wait (name) where kind = 'group';
+comment on column rowlock.wait.name is 'The message''s topic, the event''s name, or the group of children''s.';
+comment on column rowlock.wait.count is 'How many children the group has.';
+
+drop function if exists rowlock.claim(bigint, text, text, text[], integer, boolean);
+drop function if exists rowlock.heartbeat(bigint, interval);
+drop function if exists rowlock.start(text, jsonb, text, text, text, integer, interval, timestamptz, jsonb, jsonb);
+drop function if exists rowlock.journal(bigint, json, integer, boolean, jsonb, jsonb, jsonb, jsonb, boolean);
+drop function if exists rowlock.resume(uuid);
