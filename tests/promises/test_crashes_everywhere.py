@@ -68,10 +68,9 @@ async def refuses(tx: Any) -> None:
 
 
 @app.workflow
-async def child(n: int) -> int:
+async def child(n: int) -> str:
     await app.sleep(HOUR)
-    await book(f"child {n}")
-    return await fetch(n)
+    return await book(f"child {n}")
 
 
 @app.workflow

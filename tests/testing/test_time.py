@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
+import psycopg
 import pytest
 
 from rowlock.errors import RunFailed, StepTimeout
@@ -101,3 +103,19 @@ async def test_every_time_in_the_database_moves_but_those_of_processes(
     for name, by in moved.items():
         real = name.split(".")[0] in ("worker", "migration", "repeatable")
         assert about(by, timedelta() if real else timedelta(days=-10)), name
+
+
+async def test_time_waits_for_a_transaction_that_is_open(rowlock_harness: OpenHarness) -> None:
+    async with rowlock_harness(shop.app) as harness:
+        run = await harness.start(shop.fulfil(1))
+        await harness.run_until_idle()
+        async with await psycopg.AsyncConnection.connect(harness.database_url) as own:
+            await own.execute("select from rowlock.run where id = %s for update", [run.id])
+            passing = asyncio.create_task(harness.advance(DAY))
+            waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+            async with await psycopg.AsyncConnection.connect(harness.database_url) as look:
+                while (await (await look.execute(waits)).fetchone()) == (0,):
+                    assert not passing.done()
+            await own.commit()
+        await passing
+        assert await harness.result(run) == ["receipt-1", "parcel-1"]

@@ -21,11 +21,14 @@ from uuid import UUID
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
-from psycopg.sql import SQL, Identifier, Literal
+from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from rowlock.settings import Settings
 from rowlock.store.connection import Disconnected, conninfo
 from rowlock.store.migrate import functions
+
+LOCK_TIMEOUT_MS = 100
+MOST_TRIES = 100
 
 _REAL = ["worker", "migration", "repeatable"]
 """Tables whose times are real: leases, and what was applied when."""
@@ -216,14 +219,29 @@ class Laboratory:
             for number, (table, columns) in enumerate(self._times)
         ]
         after = self.offset + by
-        async with self._lock, self._connection.transaction():
-            await self._connection.execute(SQL("with {} select").format(SQL(", ").join(moves)))
-            await self._connection.execute(
-                SQL("alter database {} set rowlock.test_offset = {}").format(
-                    Identifier(self._name), Literal(offset_text(after))
-                )
-            )
+        move = SQL("with {} select").format(SQL(", ").join(moves))
+        tell = SQL("alter database {} set rowlock.test_offset = {}").format(
+            Identifier(self._name), Literal(offset_text(after))
+        )
+        for tries in range(MOST_TRIES, 0, -1):
+            try:
+                await self._move(move, tell)
+                break
+            except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+                if tries == 1:
+                    raise Disconnected(
+                        "time can't pass: a transaction is open that has written to Rowlock's "
+                        f"tables. End it before the test waits ({str(error).splitlines()[0]})."
+                    ) from None
         self.offset = after
+
+    async def _move(self, move: Composed, tell: Composed) -> None:
+        # Others lock rows in an order of their own, and never expect who takes all of them. So it
+        # is this one that gives up, before PostgreSQL looks for a deadlock and chooses a victim.
+        async with self._lock, self._connection.transaction():
+            await self._connection.execute(f"set local lock_timeout = {LOCK_TIMEOUT_MS}")
+            await self._connection.execute(move)
+            await self._connection.execute(tell)
 
     # --- looking
 
