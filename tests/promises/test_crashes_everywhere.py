@@ -8,14 +8,14 @@ from the database at that point.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
 import psycopg
 import pytest
 
-from rowlock import App, Retry
+from rowlock import App, Retry, Run
 from rowlock.testing import Databases, Harness
 from rowlock.workflow import WorkflowCall
 
@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.promise(1), pytest.mark.promise(2), pytest.mark.promis
 app = App("crashes-everywhere")
 
 HOUR = timedelta(hours=1)
+Drive = Callable[[Harness, Run[Any]], Awaitable[object]]
 SCHEMA = "create table ledger (id int generated always as identity, entry text)"
 
 
@@ -108,9 +109,32 @@ def thread(n: int) -> list[Any]:
 
 
 @app.workflow
+async def listens(n: int) -> list[Any]:
+    """Messages and events: what was sent is received once, what was set stays set."""
+    other = await app.start_child(tells(n))
+    words = [await app.receive("word", str), await app.receive("word", str)]
+    await app.send(other, "go", n)
+    words.append(await app.get_event(other, "done", str))
+    return [words, await other.result()]
+
+
+@app.workflow
+async def tells(n: int) -> int:
+    told = await app.receive("go", int, timeout=HOUR)
+    await app.set_event("done", f"told {told}")
+    return await fetch(told)
+
+
+@app.workflow
 async def fails(n: int) -> None:
     await book("before the end")
     raise LookupError(f"nothing of {n}")
+
+
+async def two_words(harness: Harness, run: Run[Any]) -> None:
+    await run.send("word", "first", key="1")
+    await harness.run_until_idle()
+    await run.send("word", "second", key="2")
 
 
 def ledger(harness: Harness) -> list[str]:
@@ -121,12 +145,17 @@ def ledger(harness: Harness) -> list[str]:
 
 @pytest.mark.promise(5)
 @pytest.mark.parametrize(
-    "call",
-    [lambda: parent(1), lambda: line(1), lambda: thread(1), lambda: fails(1)],
-    ids=["parent", "line", "thread", "fails"],
+    ("call", "drive"),
+    [
+        pytest.param(lambda: parent(1), None, id="parent"),
+        pytest.param(lambda: line(1), None, id="line"),
+        pytest.param(lambda: thread(1), None, id="thread"),
+        pytest.param(lambda: listens(1), two_words, id="listens"),
+        pytest.param(lambda: fails(1), None, id="fails"),
+    ],
 )
 async def test_no_crash_makes_a_difference(
-    rowlock_server: str, call: Callable[[], WorkflowCall[Any]]
+    rowlock_server: str, call: Callable[[], WorkflowCall[Any]], drive: Drive | None
 ) -> None:
     def prepare(url: str) -> None:
         with psycopg.connect(url) as connection:
@@ -134,5 +163,5 @@ async def test_no_crash_makes_a_difference(
 
     with Databases(rowlock_server, prepare=prepare) as databases:
         async with Harness(app, databases=databases) as harness:
-            report = await harness.exhaust_crashes(call, effects=ledger, at_once=4)
+            report = await harness.exhaust_crashes(call, drive=drive, effects=ledger, at_once=4)
     assert len(report.not_reached) <= len(report) // 3, report.not_reached

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from rowlock import App, Retry
+from rowlock.errors import ReceiveTimeout
 
 app = App("testing-shop")
 
@@ -123,6 +124,31 @@ async def refuses(order: int) -> None:
 async def rings(name: str, days: int) -> None:
     await app.sleep(days * DAY)
     DONE.append(f"{name} on {(await app.now()).isoformat()}")
+
+
+@app.workflow
+async def asks_the_boss(order: int) -> str:
+    try:
+        approved = await app.receive("approval", bool, timeout=7 * DAY)
+    except ReceiveTimeout:
+        return "nobody answered"
+    return "approved" if approved else "refused"
+
+
+@app.workflow
+async def waits_for_a_word(order: int) -> str:
+    receipt = await charge(order)
+    word = await app.receive("word", str)
+    return f"{receipt} {word}"
+
+
+@app.workflow
+async def cleans_up(order: int) -> str:
+    try:
+        return await charge(order)
+    finally:
+        await app.sleep(10)
+        await ship(order)
 
 
 @app.workflow

@@ -76,7 +76,16 @@ async def test_who_waits_for_ever_is_told_for_what(rowlock_harness: OpenHarness)
         assert await harness.result(blocked) == ["receipt-1", "parcel-1"]
 
 
-async def test_a_parent_of_a_blocked_child_waits_for_a_run(rowlock_harness: OpenHarness) -> None:
+async def test_who_waits_for_a_message_is_told_for_which(rowlock_harness: OpenHarness) -> None:
+    async with rowlock_harness(shop.app) as harness:
+        run = await harness.start(shop.waits_for_a_word(1))
+        with pytest.raises(Stuck, match=r'waits for a message "word" at place 2'):
+            await harness.result(run)
+        await run.send("word", "now")
+        assert await harness.result(run) == "receipt-1 now"
+
+
+async def test_a_step_that_hangs_for_ever_is_named(rowlock_harness: OpenHarness) -> None:
     async with rowlock_harness(shop.app) as harness:
         harness.hang(shop.charge)
         run = await harness.start(shop.fulfil(1))

@@ -9,7 +9,7 @@ from itertools import pairwise
 import psycopg
 import pytest
 
-from rowlock.errors import RunFailed, StepTimeout
+from rowlock.errors import DeadlineExceeded, RunFailed, StepTimeout
 from rowlock.testing import OpenHarness
 from testing import shop
 from testing.shop import DAY
@@ -119,3 +119,43 @@ async def test_time_waits_for_a_transaction_that_is_open(rowlock_harness: OpenHa
             await own.commit()
         await passing
         assert await harness.result(run) == ["receipt-1", "parcel-1"]
+
+
+async def test_who_waits_for_a_message_loses_patience_in_no_time(
+    rowlock_harness: OpenHarness,
+) -> None:
+    async with rowlock_harness(shop.app) as harness:
+        began = await harness.now()
+        assert await harness.run(shop.asks_the_boss(1)) == "nobody answered"
+        assert about(await harness.now() - began, 7 * DAY)
+        run = await harness.start(shop.asks_the_boss(2))
+        await harness.advance(6 * DAY)
+        await run.send("approval", True)
+        assert await harness.result(run) == "approved"
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_a_deadline_comes_with_time(rowlock_harness: OpenHarness, hangs: bool) -> None:
+    async with rowlock_harness(shop.app) as harness:
+        if hangs:
+            harness.hang(shop.charge)
+        run = await harness.start(shop.fulfil(1), deadline=3 * DAY)
+        began = await harness.now()
+        with pytest.raises(RunFailed) as caught:
+            await harness.result(run)
+        assert isinstance(caught.value.__cause__, DeadlineExceeded)
+        assert about(await harness.now() - began, 3 * DAY)
+
+
+async def test_a_run_that_is_cancelled_cleans_up_in_its_own_time(
+    rowlock_harness: OpenHarness,
+) -> None:
+    async with rowlock_harness(shop.app) as harness:
+        harness.hang(shop.charge)
+        run = await harness.start(shop.cleans_up(1))
+        await harness.run_until_idle()
+        await run.cancel()
+        with pytest.raises(RunFailed) as caught:
+            await harness.result(run)
+        assert caught.value.status == "cancelled"
+        assert shop.DONE == ["ship 1"]

@@ -119,7 +119,7 @@ class Tenure:
             observer,
             points,
         )
-        self._watcher = Watcher(self._control)
+        self.watcher = Watcher(self._control)
         self.tender = Tender(settings, control, on_ready=self._poke, observer=observer)
         self._keeper = LeaseKeeper(
             settings, control, worker_id, registered_at, self, suspects=self.steps.running
@@ -212,7 +212,7 @@ class Tenure:
                     group.create_task(self.journal.run(), name="journal"),
                     group.create_task(self._keeper.run(), name="keeper"),
                     group.create_task(self.tender.run(), name="tender"),
-                    group.create_task(self._watcher.run(), name="watcher"),
+                    group.create_task(self.watcher.run(), name="watcher"),
                 ]
                 self._claiming = group.create_task(self._claimer.run(), name="claimer")
                 services.append(self._claiming)
@@ -297,6 +297,12 @@ class Tenure:
 
     def _poke(self) -> None:
         self._claimer.poke()
+
+    def hear_now(self) -> int:
+        """Ask for all that loaded runs could hear of: heard when the watcher has done so many looks
+        and the lease was renewed."""
+        self._keeper.poke()
+        return self.watcher.look_again()
 
     def look_now(self) -> None:
         """Look for what is due and for work at once; a test knows that there is some."""
@@ -443,10 +449,10 @@ class Tenure:
                 return
 
     def watch(self, execution: Execution, *, now: bool) -> None:
-        self._watcher.watch(execution, now=now)
+        self.watcher.watch(execution, now=now)
 
     def unwatch(self, execution: Execution) -> None:
-        self._watcher.unwatch(execution)
+        self.watcher.unwatch(execution)
 
     def unloaded(self, execution: Execution, how: str) -> None:
         if self._executions.get(execution.run_id) is execution:

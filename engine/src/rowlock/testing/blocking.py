@@ -114,6 +114,7 @@ class BlockingHarness:
         queue: str | None = None,
         priority: int | None = None,
         delay: timedelta | float | None = None,
+        deadline: timedelta | float | None = None,
         attributes: Mapping[str, Any] | None = None,
         connection: Connection[Any] | None = None,
     ) -> BlockingRun[R]:
@@ -124,6 +125,7 @@ class BlockingHarness:
             queue=queue,
             priority=priority,
             delay=delay,
+            deadline=deadline,
             attributes=attributes,
             connection=connection,
         )

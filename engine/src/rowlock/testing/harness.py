@@ -163,6 +163,7 @@ class Harness:
         queue: str | None = None,
         priority: int | None = None,
         delay: timedelta | float | None = None,
+        deadline: timedelta | float | None = None,
         attributes: Mapping[str, Any] | None = None,
         connection: AsyncConnection[Any] | None = None,
     ) -> Run[R]:
@@ -173,6 +174,7 @@ class Harness:
             queue=queue,
             priority=priority,
             delay=delay,
+            deadline=deadline,
             attributes=attributes,
             connection=connection,
         )
@@ -319,6 +321,7 @@ class Harness:
         clock = asyncio.get_running_loop()
         look_at, warn_at = 0.0, clock.time() + PATIENCE_S
         vain: tuple[Worker, int] | None = None
+        heard: Worker | None = None
         while True:
             await self._workers.changed()
             worker = self._workers.present
@@ -328,7 +331,12 @@ class Harness:
                 look_at = clock.time() + LOOK_S
                 look = await self.lab.look(self._code.app, None if run is None else run.id)
                 if not look.finished and not self._only_waits(worker, look):
-                    vain = None
+                    vain = heard = None
+                elif worker.loaded and not look.finished and heard is not worker:
+                    heard = worker  # what it waits for may be there, and the news on its way
+                    await worker.hear()
+                    look_at = 0.0
+                    continue
                 elif look.finished or not look.ready:
                     if not await self._workers.bury_zombies():
                         return look

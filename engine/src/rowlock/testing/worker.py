@@ -19,6 +19,7 @@ from uuid import UUID
 from rowlock.errors import Disconnected, StepTimeout
 from rowlock.model.code import Code
 from rowlock.model.commands import ExecuteStep
+from rowlock.model.lease import Lease
 from rowlock.runtime.points import Points
 from rowlock.runtime.request import Request
 from rowlock.runtime.step_threads import StepThreads
@@ -175,8 +176,23 @@ class Worker(Points):
 
     async def renewed(self) -> None:
         """Wait for its first heartbeat: until the next it will not hear that its runs are lost."""
-        first = self._registered_until
-        while not self.is_ending and self.tenure.trusted_until == first:  # noqa: ASYNC110
+        await self._until(lambda: self.tenure.trusted_until > self._registered_until)
+
+    async def hear(self) -> None:
+        """Let its loaded runs hear of all there is: messages, outcomes, requests to cancel."""
+        now = asyncio.get_running_loop().time()
+        looks = self.tenure.hear_now()
+        lease = Lease.renewed(self.id, sent_at=now, lease_s=self._settings.lease_seconds)
+        await self._until(
+            lambda: (
+                self.tenure.watcher.done >= looks
+                and self.tenure.trusted_until >= lease.trusted_until
+            )
+        )
+
+    async def _until(self, what: Callable[[], bool]) -> None:
+        # Nobody tells of these, and nobody has to: they take as long as a statement does.
+        while not self.is_ending and not what():  # noqa: ASYNC110
             await asyncio.sleep(LOOK_S)
 
     # --- its end
