@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Protocol
@@ -49,7 +49,7 @@ from rowlock.model.history import History, Locked, Misfit, Record, describe
 from rowlock.model.states import Outcome
 from rowlock.runtime import source, stopping
 from rowlock.runtime.branches import Branch, RunLoop, Spinning
-from rowlock.runtime.in_flight import IN_MEMORY_S, InFlight
+from rowlock.runtime.in_flight import InFlight
 from rowlock.runtime.journal import EMPTY, LOST, RECORDED, REFUSED, UNDELIVERABLE, Journal
 from rowlock.runtime.outbox import Hanging, Outbox, raw
 from rowlock.runtime.request import Request, Result
@@ -79,6 +79,7 @@ class Host(Protocol):
     version: str
     journal: Journal
     observer: Observer
+    in_memory_s: float
 
     def execute_step(self, execution: Execution, request: Request) -> None: ...
     def start_keyed_child(self, execution: Execution, request: Request) -> None: ...
@@ -177,6 +178,18 @@ class Execution:
     def next_due(self) -> float | None:
         """When its next timer falls due (loop time)."""
         return min((r.due for r in self._requests.values() if r.due is not None), default=None)
+
+    def waits_but_for(self, stuck: Container[Request]) -> bool:
+        """Whether it does nothing but wait, for timers, other runs, and these requests."""
+        if self.is_ending or self.busy or self._pumping or self._deliveries:
+            return False
+        return self._in_flight.waits_but_for(stuck)
+
+    def pass_time(self, seconds: float) -> None:
+        """A test lets time pass: its timers fall due so much earlier."""
+        self._loaded_at -= seconds
+        self._in_flight.pass_time(seconds)
+        self._stopping.pass_time(seconds)
 
     def context_for_child(self) -> str | None:
         """The trace context that the run's children start with."""
@@ -750,7 +763,7 @@ class Execution:
             return
         if self._stopping.is_delivered and not self.is_undoing:
             return  # it cleans up: that does not take long, and its claim counts meanwhile
-        if not self._in_flight.is_parked(self._clock.time() + IN_MEMORY_S):
+        if not self._in_flight.is_parked(self._clock.time() + self.host.in_memory_s):
             return
         self.host.room_changed()
         self.suspension.begin()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ class Stopping:
     def __init__(self, execution: Execution, recorded: Remembered | None) -> None:
         self._run = execution
         self._clock = asyncio.get_running_loop()
-        self._timers: list[asyncio.TimerHandle] = []
+        self._timers: list[tuple[asyncio.TimerHandle, Callable[[], None]]] = []
         self._request: Request | None = None
         self.is_delivered = False
         """The run's function has got its CancelledError."""
@@ -68,8 +69,7 @@ class Stopping:
         if seconds <= 0:
             self._ask(stop)
         else:
-            hold_or_do = self._run.suspension.hold_or_do
-            self._timers.append(self._clock.call_later(seconds, hold_or_do, self._ask, stop))
+            self._at(seconds, partial(self._run.suspension.hold_or_do, self._ask, stop))
 
     def on_request(self, request: CancelRequest) -> None:
         """Somebody wants the run cancelled."""
@@ -102,9 +102,7 @@ class Stopping:
         if future.cancelled() or future.exception() is not None:
             return  # the run is being unloaded
         self.is_delivered = True
-        self._timers.append(
-            self._clock.call_later(max(0.0, grace_s), self._run.give_up, self.error)
-        )
+        self._at(grace_s, partial(self._run.give_up, self.error))
         self._run.cancel_code()
 
     @property
@@ -122,9 +120,20 @@ class Stopping:
 
     def close(self) -> None:
         """The run's code has ended."""
-        for timer in self._timers:
+        for timer, _ in self._timers:
             timer.cancel()
         self._timers.clear()
+
+    def _at(self, seconds: float, do: Callable[[], None]) -> None:
+        self._timers.append((self._clock.call_later(max(0.0, seconds), do), do))
+
+    def pass_time(self, seconds: float) -> None:
+        """A test lets time pass: deadline and grace come so much earlier."""
+        timers, self._timers = self._timers, []
+        for timer, do in timers:
+            if not timer.cancelled():
+                timer.cancel()
+                self._at(timer.when() - seconds - self._clock.time(), do)
 
 
 def outcome_of(error: BaseException) -> Outcome:
