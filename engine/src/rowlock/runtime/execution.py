@@ -183,7 +183,7 @@ class Execution:
         """Whether it does nothing but wait, for timers, others, and these requests."""
         if self.is_ending or self.busy or self._pumping or self._deliveries:
             return False
-        return bool(self._in_flight) and self._in_flight.waits_but_for(stuck)
+        return self._in_flight.waits_but_for(stuck)
 
     def next_alarm(self) -> float | None:
         """When time alone makes something happen (loop time): a timer, deadline or grace."""

@@ -99,8 +99,10 @@ class InFlight:
         )
 
     def waits_but_for(self, stuck: Container[Request]) -> bool:
-        """Whether nothing is under way here, but for these."""
-        return all(request.parked or request in stuck for request in self._open.values())
+        """Whether something is open, and all of it is parked or one of these requests."""
+        return bool(self._open) and all(
+            request.parked or request in stuck for request in self._open.values()
+        )
 
     def pass_time(self, seconds: float) -> None:
         """A test lets time pass: timers fall due so much earlier."""

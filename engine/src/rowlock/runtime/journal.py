@@ -90,9 +90,9 @@ class Journal:
         self._on_ready = on_ready
         self._on_tend = on_tend
         self._observer = observer
-        self._points = points
         self._groups: set[str] = set()
         """Of them children have ended in a batch that is committed: to be summed up by the next."""
+        self._points = points
 
     def add(self, entry: Entry, done: Done, is_dropped: Callable[[], bool] = lambda: False) -> None:
         """Write an entry with the next commit, and tell ``done``.

@@ -69,8 +69,7 @@ class Stopping:
         if seconds <= 0:
             self._ask(stop)
         else:
-            hold_or_do = self._run.suspension.hold_or_do
-            self._after(seconds, partial(hold_or_do, self._ask, stop))
+            self._at(seconds, partial(self._run.suspension.hold_or_do, self._ask, stop))
 
     def on_request(self, request: CancelRequest) -> None:
         """Somebody wants the run cancelled."""
@@ -103,7 +102,7 @@ class Stopping:
         if future.cancelled() or future.exception() is not None:
             return  # the run is being unloaded
         self.is_delivered = True
-        self._after(max(0.0, grace_s), partial(self._run.give_up, self.error))
+        self._at(grace_s, partial(self._run.give_up, self.error))
         self._run.cancel_code()
 
     @property
@@ -119,10 +118,16 @@ class Stopping:
             return DeadlineExceeded(self._run.workflow.name)
         return Cancelled(stop.reason)
 
+    def close(self) -> None:
+        """The run's code has ended."""
+        for timer, _ in self._timers:
+            timer.cancel()
+        self._timers.clear()
+
     # --- its timers
 
-    def _after(self, seconds: float, event: Callable[[], None]) -> None:
-        self._timers.append((self._clock.call_later(seconds, event), event))
+    def _at(self, seconds: float, do: Callable[[], None]) -> None:
+        self._timers.append((self._clock.call_later(max(0.0, seconds), do), do))
 
     def next_due(self) -> float | None:
         """When the deadline or the end of the grace comes (loop time)."""
@@ -130,19 +135,15 @@ class Stopping:
         return min((timer.when() for timer, _ in self._timers if timer.when() > now), default=None)
 
     def pass_time(self, seconds: float) -> None:
-        """A test lets time pass: deadline and grace come so much nearer."""
+        """A test lets time pass: deadline and grace come so much earlier."""
         now = self._clock.time()
         timers, self._timers = self._timers, []
-        for timer, event in timers:
-            if timer.when() > now:
+        for timer, do in timers:
+            if timer.when() > now:  # else it has fired, or is about to
                 timer.cancel()
-                self._after(max(0.0, timer.when() - seconds - now), event)
-
-    def close(self) -> None:
-        """The run's code has ended."""
-        for timer, _ in self._timers:
-            timer.cancel()
-        self._timers.clear()
+                self._at(timer.when() - seconds - now, do)
+            else:
+                self._timers.append((timer, do))
 
 
 def outcome_of(error: BaseException) -> Outcome:

@@ -91,9 +91,7 @@ class Harness:
             url = await asyncio.to_thread(self._databases.make)
         self._settings = self._settings.with_(database_url=url)
         logging.getLogger("psycopg").addFilter(self._farewell)
-        self._threads = StepThreads(
-            self._slots, most_abandoned=0, connections=self._settings.transaction_connections
-        )
+        self._threads = StepThreads(self._slots, most_abandoned=0, connections=1)
         try:
             self.lab = Laboratory(self._settings)
             await self.lab.open()
