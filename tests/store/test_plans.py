@@ -20,18 +20,27 @@ from rowlock.embedded import Server
 from rowlock.store.connection import Statement
 from rowlock.store.entries import Entry, parameters
 from rowlock.store.statements import (
+    ARRIVED,
+    CANCEL,
     CLAIM,
+    EVENTS,
+    FORK,
     HEARTBEAT,
     HISTORY,
     JOURNAL,
+    MAIL,
     MISSING,
     OUTCOMES,
     RECORD_FAILED_TRANSACTION,
     RECORD_TRANSACTION,
+    REWIND,
     RUN,
+    SEND,
+    SET_EVENT,
     START,
     START_MANY,
     STEPS,
+    STREAMS,
     TEND,
     Claimed,
 )
@@ -41,9 +50,21 @@ from store.races.sessions import (
     Worker,
     World,
     child,
+    children,
+    emit,
+    emitted,
     finish,
+    for_event,
+    for_group,
+    for_message,
+    go_on,
+    receive,
     release,
+    send,
+    set_event,
+    sleep_on,
     step,
+    stop,
     suspend,
     timer,
 )
@@ -93,9 +114,23 @@ insert into rowlock.message (run_id, sent_at, topic, value)
 select run_id, clock_timestamp(), 'approval', 'true' from rowlock.task;
 insert into rowlock.event (run_id, set_at, name, value)
 select run_id, clock_timestamp(), 'progress', '1' from rowlock.task;
-insert into rowlock.cancel_request (run_id, requested_at, generation, grace_s, force, settled)
-select run_id, clock_timestamp(), 1, 30, false, true from rowlock.task where state = 'scheduled';
+insert into rowlock.cancel_request (run_id, requested_at, generation, grace_s, force, look_at)
+select run_id, clock_timestamp(), 1, 30, false, clock_timestamp() + interval '1 hour'
+  from rowlock.task where state = 'scheduled';
 insert into rowlock.run_key (run_id, app, key) select id, 'shop', id::text from rowlock.run;
+"""
+
+BUSY = """
+insert into rowlock.message (run_id, sent_at, topic, value, received_generation, received_place)
+select %(run)s, clock_timestamp(), 'deep', 'true', 1, n::text from generate_series(1, %(n)s) as n;
+insert into rowlock.message (run_id, sent_at, topic, value)
+select %(run)s, clock_timestamp(), 'deep', 'true' from generate_series(1, %(n)s) as n;
+insert into rowlock.stream_entry (run_id, emitted_at, "offset", stream, value)
+select %(run)s, clock_timestamp(), n - 1, 'log', 'true' from generate_series(1, %(n)s) as n;
+insert into rowlock.event (run_id, set_at, name, value)
+select %(run)s, clock_timestamp(), n::text, 'true' from generate_series(1, %(n)s) as n;
+insert into rowlock.arrival (arrived_at, count, name)
+select clock_timestamp(), 1, %(run)s || ':1:' || n from generate_series(1, %(n)s) as n;
 """
 
 
@@ -121,11 +156,25 @@ class Backlog:
             if statement.strip():
                 admin.run(statement.replace("%(n)s", str(depth)))
         self.worker: Worker = world.worker()
+        self.worker.heartbeat(lease_s=3600.0)
         self.worker.run("set plan_cache_mode = force_generic_plan")
         self.mine = self.worker.claim(100)
         self.finished: list[UUID] = [
             row[0] for row in admin.run("select run_id from rowlock.outcome limit 100")
         ]
+        self.asleep: list[UUID] = [
+            row[0]
+            for row in admin.run("select run_id from rowlock.task where state = 'waiting' limit 9")
+        ]
+        self.busy = self.mine[99]
+        """A run with as many messages and entries of streams as there are runs."""
+        for statement in BUSY.split(";\n"):
+            if statement.strip():
+                admin.run(
+                    statement.replace("%(n)s", str(depth)).replace(
+                        "%(run)s", f"'{self.busy.run_id}'::uuid"
+                    )
+                )
 
     def cost(self, statement: Statement[Any], given: dict[str, Any]) -> Cost:
         """What a call costs when its plans are made; nothing of it remains."""
@@ -284,7 +333,144 @@ def watch(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
     return JOURNAL, parameters(backlog.worker.worker_id, entries, retrying=False)
 
 
+def send_a_message(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
+    return SEND, {"run": backlog.asleep[0], "topic": "approval", "value": "1", "key": "k"}
+
+
+def send_to_a_deep_inbox(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
+    return SEND, {"run": backlog.busy.run_id, "topic": "deep", "value": "1", "key": "k"}
+
+
+def set_an_event(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
+    return SET_EVENT, {"run": backlog.busy.run_id, "name": "progress", "value": "2"}
+
+
+def cancel(which: Callable[[Backlog], UUID]) -> Call:
+    def call(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
+        return CANCEL, {"run": which(backlog), "grace": 30.0, "force": False, "reason": None}
+
+    return call
+
+
+def a_ready_run(backlog: Backlog) -> UUID:
+    run: UUID = backlog.world.anybody.ask(
+        "select run_id from rowlock.task where state = 'ready' limit 1"
+    )
+    return run
+
+
+def rewind(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
+    return REWIND, {"run": backlog.finished[0], "place": "2", "input": None}
+
+
+def fork(which: Callable[[Backlog], UUID], place: str | None) -> Call:
+    def call(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
+        return FORK, {"run": which(backlog), "place": place, "input": None, "outcomes": None}
+
+    return call
+
+
+def mail(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
+    return MAIL, {"runs": [backlog.busy.run_id, *backlog.asleep], "topics": ["deep"] * 10}
+
+
+def events(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
+    return EVENTS, {"runs": [backlog.busy.run_id, *backlog.asleep], "names": ["progress"] * 10}
+
+
+def read_a_stream(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
+    return STREAMS, {
+        "runs": [backlog.busy.run_id],
+        "streams": ["log"],
+        "offsets": [500],
+        "limit": 10,
+    }
+
+
+def arrivals(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
+    return ARRIVED, {"name": f"{backlog.busy.run_id}:1:7"}
+
+
+def tally(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
+    groups = [f"{backlog.busy.run_id}:1:{n}" for n in range(1, 6)]
+    return JOURNAL, parameters(backlog.worker.worker_id, [], retrying=False, groups=groups)
+
+
+def busy(make: Callable[[Claimed], list[Entry]]) -> Call:
+    """Entries of the run with a deep inbox and long streams."""
+
+    def call(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
+        return JOURNAL, parameters(backlog.worker.worker_id, make(backlog.busy), retrying=False)
+
+    return call
+
+
+def sends(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
+    entries: list[Entry] = [
+        send(one, "50", backlog.mine[50 + n].run_id, key="k")
+        for n, one in enumerate(backlog.mine[:10])
+    ]
+    return JOURNAL, parameters(backlog.worker.worker_id, entries, retrying=False)
+
+
+def watch_events(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
+    others = [one.run_id for one in backlog.mine[10:]]
+    entries: list[Entry] = [
+        sleep_on(one, *(for_event(other, f"{n}", "x") for n, other in enumerate(others[:5])))
+        for one in backlog.mine[:5]
+    ]
+    return JOURNAL, parameters(backlog.worker.worker_id, entries, retrying=False)
+
+
+def grouped(one: Claimed) -> list[Entry]:
+    ends = finish(one)
+    ends.grouped = True
+    return [ends]
+
+
+def told(one: Claimed) -> list[Entry]:
+    ends = finish(one, "cancelled")
+    ends.cancelled = True
+    return [ends]
+
+
 CALLS: dict[str, Call] = {
+    "send": send_a_message,
+    "send to a deep inbox": send_to_a_deep_inbox,
+    "set_event": set_an_event,
+    "cancel before it began": cancel(a_ready_run),
+    "cancel of a sleeper": cancel(lambda backlog: backlog.asleep[0]),
+    "cancel of a run at work": cancel(lambda backlog: backlog.mine[0].run_id),
+    "rewind": rewind,
+    "fork": fork(lambda backlog: backlog.finished[0], None),
+    "fork at a place": fork(lambda backlog: backlog.mine[0].run_id, "2"),
+    "mail": mail,
+    "events": events,
+    "streams": read_a_stream,
+    "arrived": arrivals,
+    "journal: receives": journal(lambda one: [receive(one, "50"), receive(one, "51")]),
+    "journal: receives of a deep inbox": busy(
+        lambda one: [receive(one, str(50 + n), "deep") for n in range(5)]
+    ),
+    "journal: sends": sends,
+    "journal: sets events": journal(lambda one: [set_event(one, "50"), set_event(one, "51")]),
+    "journal: sets an event of many": busy(lambda one: [set_event(one, "50")]),
+    "journal: emits": journal(lambda one: [emit(one, "50"), emitted(one)]),
+    "journal: emits into a long stream": busy(lambda one: [emit(one, "50"), emitted(one)]),
+    "journal: starts groups": journal(lambda one: [children(one, "50", 3)]),
+    "journal: finishes of a group": journal(grouped),
+    "journal: tallies": tally,
+    "journal: cancels children": journal(lambda one: [stop(one)]),
+    "journal: finishes of cancelled": journal(told),
+    "journal: continues": journal(lambda one: [go_on(one)]),
+    "journal: sleeps on messages": journal(lambda one: [sleep_on(one, for_message("50", "x"))]),
+    "journal: sleeps beside a deep inbox": busy(
+        lambda one: [sleep_on(one, for_message("50", "deep"), for_message("51", "x"))]
+    ),
+    "journal: sleeps on events": watch_events,
+    "journal: sleeps on a group": busy(
+        lambda one: [sleep_on(one, for_group(f"{one.run_id}:1:7", 2))]
+    ),
     "claim": claim,
     "claim of a version without work": claim_of_a_version_without_work,
     "heartbeat": heartbeat,
@@ -330,6 +516,16 @@ DISTURB = {
     " where run_id in (select run_id from rowlock.task where state = 'waiting' limit 50)",
     "noted waiters": "insert into rowlock.wake (run_id)"
     " select run_id from rowlock.task where state = 'waiting' limit 50",
+    "noted events": "insert into rowlock.wake (on_run_id, name)"
+    " select run_id, 'progress' from rowlock.task where state = 'waiting' limit 50",
+    "requests to cancel": "insert into rowlock.cancel_request"
+    " (run_id, requested_at, generation, grace_s, force)"
+    " select run_id, clock_timestamp(), 1, 30, false from rowlock.task"
+    " where state = 'waiting' limit 50",
+    "requests to cancel what never began": "insert into rowlock.cancel_request"
+    " (run_id, requested_at, generation, grace_s, force)"
+    " select run_id, clock_timestamp(), 1, 30, false from rowlock.task"
+    " where state = 'ready' limit 50",
     "a dead worker": "update rowlock.worker"
     " set lease_until = clock_timestamp() - interval '1 hour'",
 }
@@ -355,6 +551,7 @@ def _cost_after(backlog: Backlog, disturbance: str, tend: Statement[Any]) -> Cos
         return backlog.cost(tend, {"limit": 1000, "max_takeovers": 3})
     finally:
         admin.run("delete from rowlock.wake")
+        admin.run("delete from rowlock.cancel_request where look_at < clock_timestamp()")
         admin.run("update rowlock.worker set lease_until = clock_timestamp() + interval '1 hour'")
         admin.run(
             "update rowlock.task set due_at = clock_timestamp() + interval '1 day'"

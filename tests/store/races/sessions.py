@@ -20,15 +20,32 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from rowlock.store.connection import Statement
-from rowlock.store.entries import Entry, Finish, Release, Step, Suspend, Wait, Watch, parameters
+from rowlock.store.entries import (
+    Emit,
+    Entry,
+    Finish,
+    Release,
+    Step,
+    Suspend,
+    Wait,
+    Watch,
+    parameters,
+)
 from rowlock.store.statements import (
+    CANCEL,
     CLAIM,
+    FORK,
     HEARTBEAT,
     JOURNAL,
     LEAVE,
     RECORD_FAILED_TRANSACTION,
     RECORD_TRANSACTION,
     REGISTER_WORKER,
+    RESUME,
+    RETRY,
+    REWIND,
+    SEND,
+    SET_EVENT,
     SHOW_APP,
     START,
     START_MANY,
@@ -194,6 +211,41 @@ class Session:
     def sweep_wakes(self, limit: int = 1000) -> int:
         return int(self.ask("select rowlock.sweep_wakes(%s)", limit))
 
+    def sweep_cancels(self, limit: int = 1000) -> int:
+        return int(self.ask("select rowlock.sweep_cancels(%s)", limit))
+
+    def send(
+        self, run: UUID, value: str = "hello", *, topic: str = "approval", key: str | None = None
+    ) -> int:
+        [message] = self.call(SEND, run=run, topic=topic, value=json.dumps(value), key=key)
+        return message
+
+    def set_event(self, run: UUID, value: str = "set", *, name: str = "progress") -> None:
+        self.call(SET_EVENT, run=run, name=name, value=json.dumps(value))
+
+    def emit(self, run: UUID, value: str = "line", *, stream: str = "log") -> int:
+        return int(
+            self.ask("select rowlock.emit(%s, %s, %s::jsonb)", run, stream, json.dumps(value))
+        )
+
+    def cancel(
+        self, run: UUID, *, grace: float = 30.0, force: bool = False, reason: str | None = None
+    ) -> None:
+        self.call(CANCEL, run=run, grace=grace, force=force, reason=reason)
+
+    def resume(self, run: UUID) -> None:
+        self.call(RESUME, run=run)
+
+    def retry(self, run: UUID) -> None:
+        self.call(RETRY, run=run)
+
+    def rewind(self, run: UUID, place: str) -> None:
+        self.call(REWIND, run=run, place=place, input=None)
+
+    def fork(self, run: UUID, place: str | None = None) -> UUID:
+        [new] = self.call(FORK, run=run, place=place, input=None, outcomes=None)
+        return new
+
     def record_transaction(self, claimed: Claimed, place: str, output: str = '"mine"') -> None:
         self.call(
             RECORD_TRANSACTION,
@@ -251,9 +303,24 @@ class Verdicts:
     @property
     def of_worker(self) -> str | None:
         """``gone`` or ``again`` for the whole batch."""
-        return next(
-            (a.verdict for a in self.answers if a.number == -1 and a.verdict != "woken"), None
-        )
+        return next((v for v in self._of_all() if v in ("gone", "again")), None)
+
+    @property
+    def asks_to_tend(self) -> bool:
+        return "tend" in self._of_all()
+
+    @property
+    def groups(self) -> list[str]:
+        """Groups of which children have ended: to be summed up when this is committed."""
+        return [
+            name
+            for answer in self.answers
+            if answer.number == -1 and answer.verdict == "arrived"
+            for name in answer.detail
+        ]
+
+    def _of_all(self) -> list[str]:
+        return [answer.verdict for answer in self.answers if answer.number == -1]
 
 
 class Worker(Session):
@@ -276,9 +343,21 @@ class Worker(Session):
             listening=listening,
         )
 
-    def journal(self, *entries: Entry, retrying: bool = False) -> Verdicts:
-        batch = parameters(self.worker_id, list(entries), retrying=retrying)
+    def claim_run(self, run: UUID) -> Claimed:
+        """The run, which is ready; hands back nothing: it must be the only one."""
+        [claimed] = self.claim()
+        assert claimed.run_id == run
+        return claimed
+
+    def journal(
+        self, *entries: Entry, retrying: bool = False, groups: list[str] | None = None
+    ) -> Verdicts:
+        batch = parameters(self.worker_id, list(entries), retrying=retrying, groups=groups)
         return Verdicts(self.call(JOURNAL, **batch))
+
+    def verdict(self, *entries: Entry, retrying: bool = False) -> str:
+        """The verdict on the last of these."""
+        return self.journal(*entries, retrying=retrying).of(entries[-1])
 
     def write(self, *entries: Entry) -> list[str]:
         """Journal these until each has its verdict, as a worker does with what was passed by.
@@ -328,6 +407,92 @@ def child(claimed: Claimed, place: str) -> Step:
     return entry
 
 
+def _made(claimed: Claimed, place: str, kind: str, name: str, position: int | None) -> Step:
+    return Step(
+        run=str(claimed.run_id),
+        epoch=claimed.epoch,
+        place=place,
+        position=int(place) if position is None else position,
+        kind=kind,
+        name=name,
+        seconds=0.0,
+    )
+
+
+def _json(value: str) -> msgspec.Raw:
+    return msgspec.Raw(json.dumps(value).encode())
+
+
+def receive(
+    claimed: Claimed, place: str, topic: str = "approval", *, position: int | None = None
+) -> Step:
+    """A step that gets the oldest message of a topic."""
+    return _made(claimed, place, "receive", topic, position)
+
+
+def send(
+    claimed: Claimed,
+    place: str,
+    to: UUID,
+    value: str = "hello",
+    *,
+    topic: str = "approval",
+    key: str | None = None,
+    position: int | None = None,
+) -> Step:
+    """A step that sends a message to a run."""
+    entry = _made(claimed, place, "send", topic, position)
+    entry.send = {"run": str(to), "value": _json(value), "key": key}
+    return entry
+
+
+def set_event(
+    claimed: Claimed,
+    place: str,
+    value: str = "set",
+    *,
+    name: str = "progress",
+    position: int | None = None,
+) -> Step:
+    """A step that sets an event of its own run."""
+    entry = _made(claimed, place, "set_event", name, position)
+    entry.value = _json(value)
+    return entry
+
+
+def emit(
+    claimed: Claimed,
+    place: str,
+    value: str = "line",
+    *,
+    stream: str = "log",
+    position: int | None = None,
+) -> Step:
+    """A step that appends to a stream of its own run."""
+    entry = _made(claimed, place, "emit", stream, position)
+    entry.value = _json(value)
+    return entry
+
+
+def emitted(claimed: Claimed, value: str = "line", *, stream: str = "log") -> Emit:
+    """An entry that a step's code appends to a stream."""
+    return Emit(run=str(claimed.run_id), epoch=claimed.epoch, stream=stream, value=_json(value))
+
+
+def children(claimed: Claimed, place: str, count: int) -> Step:
+    """A step that starts a group of runs; its output is the group's name."""
+    entry = _made(claimed, place, "children", "map", None)
+    entry.children = [{"workflow": "invoice", "input": {}}] * count
+    return entry
+
+
+def stop(claimed: Claimed, *, position: int = 1000, grace_s: float = 30.0) -> Step:
+    """The step that records that the run has seen its cancel: its children are cancelled."""
+    entry = _made(claimed, "cancel", "cancel", "request", position)
+    entry.output = msgspec.Raw(json.dumps({"grace_s": grace_s, "reason": None}).encode())
+    return entry
+
+
 def timer(
     claimed: Claimed, place: str, seconds: float = 3600.0, *, kind: str = "timer", attempt: int = 0
 ) -> Wait:
@@ -341,15 +506,30 @@ def timer(
     )
 
 
-def finish(claimed: Claimed, *, waited: bool = False, closing: bool = False) -> Finish:
+def finish(
+    claimed: Claimed, status: str = "succeeded", *, waited: bool = False, closing: bool = False
+) -> Finish:
+    """The end of a generation; knows what its claim said: of a group, or to be cancelled."""
+    succeeded = status == "succeeded"
     return Finish(
         run=str(claimed.run_id),
         epoch=claimed.epoch,
-        status="succeeded",
-        output=msgspec.Raw(b'"result"'),
+        status=status,
+        output=msgspec.Raw(b'"result"') if succeeded else None,
+        error=None if succeeded else msgspec.Raw(b'{"type": "Refused", "message": "no"}'),
         waited=waited,
+        cancelled=claimed.cancel is not None,
+        grouped=claimed.in_group,
         closing=closing,
     )
+
+
+def go_on(claimed: Claimed) -> Finish:
+    """The run continues as a new generation."""
+    entry = finish(claimed, "continued", waited=True)
+    entry.error = None
+    entry.next = msgspec.Raw(b'{"again": true}')
+    return entry
 
 
 def suspend(
@@ -369,6 +549,41 @@ def suspend(
         patience_ms=patience_ms,
         force=force,
     )
+
+
+def sleep_on(
+    claimed: Claimed,
+    *watches: Watch,
+    timers: tuple[str, ...] = (),
+    told: bool = False,
+    force: bool = False,
+) -> Suspend:
+    """Sleep until something of these happens, or a timer falls due."""
+    return Suspend(
+        run=str(claimed.run_id),
+        epoch=claimed.epoch,
+        watches=list(watches),
+        open=[*timers, *(watch.place for watch in watches)],
+        patience_ms=0,
+        told=told,
+        force=force,
+    )
+
+
+def for_message(place: str = "201", topic: str = "approval") -> Watch:
+    return Watch(place, "message", None, topic)
+
+
+def for_event(run: UUID, place: str = "202", name: str = "progress") -> Watch:
+    return Watch(place, "event", str(run), name)
+
+
+def for_end(run: UUID, place: str = "203") -> Watch:
+    return Watch(place, "run", str(run))
+
+
+def for_group(group: str, count: int, place: str = "204") -> Watch:
+    return Watch(place, "group", None, group, count)
 
 
 def release(claimed: Claimed, reason: str | None = None) -> Release:
@@ -474,6 +689,28 @@ class World:
             run_id,
         )
         return [(place, output, epoch) for place, output, epoch in rows]
+
+    def messages(self, run_id: UUID) -> list[tuple[Any, str | None]]:
+        """Value of each message, in order, and the place of the present generation that got it."""
+        rows = self.anybody.run(
+            "select m.value, m.received_place from rowlock.message as m"
+            " where m.run_id = %s order by m.id",
+            run_id,
+        )
+        return [(value, place) for value, place in rows]
+
+    def inbox(self, run_id: UUID) -> list[Any]:
+        """Values of the messages that nobody has received."""
+        return [value for value, place in self.messages(run_id) if place is None]
+
+    def stream(self, run_id: UUID, stream: str = "log") -> list[tuple[int, Any]]:
+        rows = self.anybody.run(
+            'select "offset", value from rowlock.stream_entry where run_id = %s and stream = %s'
+            ' order by "offset"',
+            run_id,
+            stream,
+        )
+        return [(offset, value) for offset, value in rows]
 
     def count(self, table: str) -> int:
         return int(self.anybody.ask(f"select count(*) from rowlock.{table}"))

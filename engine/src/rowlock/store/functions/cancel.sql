@@ -7,11 +7,75 @@
 -- all that are cancelled by force. What the caller found running may fall asleep before the request
 -- is committed: the sweep of unsettled requests finds it (3l: never read the state and then branch).
 
--- as_request: a request as workers read it.
-create or replace function rowlock.as_request(p_request rowlock.cancel_request) returns text
-language sql immutable set search_path = pg_catalog
-return jsonb_build_object('grace_s', p_request.grace_s, 'force', p_request.force,
-                          'reason', p_request.reason)::text;
+-- is_meant: whether a request is meant for this generation: its own, or one that the run continued
+-- as. A run that ended and was redone was not asked. Looked at when it is read, not kept up to date
+-- by whoever continues: a caller's open transaction hides the request from him.
+create or replace function rowlock.is_meant(p_request rowlock.cancel_request, p_generation integer)
+returns boolean
+language sql stable
+set search_path = pg_catalog
+set enable_seqscan = off
+as $$
+    select p_request.generation <= p_generation
+       and not exists (select from rowlock.outcome as o
+                        where o.run_id = p_request.run_id and o.generation >= p_request.generation
+                          and o.generation < p_generation and o.status <> 'continued')
+$$;
+
+-- request_of: all requests for a generation as workers read them; null when there is none.
+create or replace function rowlock.request_of(p_run uuid, p_generation integer) returns text
+language sql stable
+set search_path = pg_catalog
+set enable_seqscan = off
+as $$
+    select jsonb_build_object('grace_s', x.grace_s, 'force', x.force, 'reason', x.reason)::text
+      from (select (array_agg(c.grace_s order by c.requested_at))[1] as grace_s,
+                   (array_agg(c.reason order by c.requested_at))[1] as reason,
+                   bool_or(c.force) as force
+              from rowlock.cancel_request as c
+             where c.run_id = p_run and rowlock.is_meant(c, p_generation)) as x
+     where x.force is not null
+$$;
+
+-- pass_on: the children of runs that end without having cancelled them themselves.
+create or replace function rowlock.pass_on(p_runs uuid[], p_generations integer[]) returns void
+language plpgsql volatile
+set search_path = pg_catalog
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan
+as $$
+begin
+    if not exists (select from rowlock.run as c where c.parent_id = any (p_runs)) then
+        return;
+    end if;
+    insert into rowlock.cancel_request (run_id, requested_at, generation, grace_s, force, reason)
+    select c.id, clock_timestamp(), t.generation, (q.request ->> 'grace_s')::real,
+           (q.request ->> 'force')::boolean, format('its parent %s was cancelled', e.run_id)
+      from unnest(p_runs, p_generations) as e (run_id, generation)
+     cross join lateral (
+           select rowlock.request_of(e.run_id, e.generation)::jsonb as request offset 0) as q
+      join rowlock.run as c on c.parent_id = e.run_id
+      join rowlock.task as t on t.run_id = c.id
+     where q.request is not null and c.detached is not true
+       and not exists (select from rowlock.cancel_request as x
+                        where x.run_id = c.id and x.generation = t.generation
+                          and x.force >= (q.request ->> 'force')::boolean);
+end $$;
+
+-- drop_requests: of runs that have ended. A row that the sweep looks at just now it drops itself.
+create or replace function rowlock.drop_requests(p_runs uuid[]) returns void
+language plpgsql volatile
+set search_path = pg_catalog
+set enable_seqscan = off set plan_cache_mode = force_generic_plan
+as $$
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        return;  -- rows that the sweep has touched since would fail the caller
+    end if;
+    delete from rowlock.cancel_request
+     where ctid = any (array(select c.ctid from rowlock.cancel_request as c
+                              where c.run_id = any (p_runs) for update skip locked));
+end $$;
 
 -- end_unbegun: end as cancelled those of p_runs that need no code for it, and pass the request on to
 -- their children. Gives those that ended. Waiters are noted, not locked: the caller's transaction may
@@ -20,45 +84,44 @@ create or replace function rowlock.end_unbegun(p_runs uuid[]) returns uuid[]
 language plpgsql volatile
 set search_path = pg_catalog
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
-    v_now   timestamptz := clock_timestamp();
-    v_ended uuid[];
+    v_ended       uuid[];
+    v_generations integer[];
 begin
     with gone as (
         delete from rowlock.task as t
-         using rowlock.cancel_request as c
-         where t.run_id = any (p_runs) and c.run_id = t.run_id and c.generation = t.generation
-           and t.state <> 'running'
-           and (t.started_at is null or t.state = 'blocked' or c.force)
-        returning t.*, c.reason as why
+         where t.run_id = any (p_runs) and t.state <> 'running'
+           and exists (select from rowlock.cancel_request as c
+                        where c.run_id = t.run_id and rowlock.is_meant(c, t.generation)
+                          and (t.started_at is null or t.state = 'blocked' or c.force))
+        returning t.*
     ), ended as (
         insert into rowlock.outcome (run_id, started_at, finished_at, generation, epoch, app, workflow,
                                      queue, version, status, error)
-        select g.run_id, g.started_at, v_now, g.generation, g.epoch, g.app, g.workflow, g.queue,
-               g.version, 'cancelled',
-               jsonb_build_object('type', 'rowlock.errors.Cancelled',
-                                  'message', coalesce(g.why, 'it was cancelled'))
+        select g.run_id, g.started_at, clock_timestamp(), g.generation, g.epoch, g.app, g.workflow,
+               g.queue, g.version, 'cancelled',
+               jsonb_build_object(
+                   'type', 'rowlock.errors.Cancelled',
+                   'message', coalesce(rowlock.request_of(g.run_id, g.generation)::jsonb ->> 'reason',
+                                       'it was cancelled'))
           from gone as g
-        returning run_id)
-    select coalesce(array_agg(run_id), '{}') into v_ended from ended;
+        returning run_id, generation)
+    select coalesce(array_agg(run_id), '{}'), array_agg(generation) into v_ended, v_generations from ended;
     if v_ended = '{}' then
         return v_ended;
     end if;
-    insert into rowlock.cancel_request (run_id, requested_at, generation, grace_s, force, reason)
-    select c.id, v_now, t.generation, q.grace_s, q.force, format('its parent %s was cancelled', q.run_id)
-      from rowlock.cancel_request as q
-      join rowlock.run as c on c.parent_id = q.run_id
-      join rowlock.task as t on t.run_id = c.id
-     where q.run_id = any (v_ended) and c.detached is not true
-    on conflict do nothing;
-    delete from rowlock.cancel_request where run_id = any (v_ended);
+    perform rowlock.pass_on(v_ended, v_generations);
+    perform rowlock.drop_requests(v_ended);
     delete from rowlock.wait where run_id = any (v_ended);
-    perform rowlock.note_waiters(array(
-        select w.run_id from rowlock.wait as w where w.on_run_id = any (v_ended)
-        union all
+    perform rowlock.note_watchers(v_ended, null);
+    if exists (select from rowlock.run as r where r.id = any (v_ended) and r.child_index is not null) then
         -- a parent that waits for a group looks again by itself
-        select split_part(g.name, ':', 1)::uuid from unnest(rowlock.note_arrivals(v_ended)) as g (name)));
+        perform rowlock.note_waiters(array(
+            select split_part(g.name, ':', 1)::uuid
+              from unnest(rowlock.note_arrivals(v_ended)) as g (name)));
+    end if;
     return v_ended;
 end $$;
 
@@ -70,6 +133,7 @@ create or replace function rowlock.cancel(
 returns void
 language plpgsql volatile
 set search_path = pg_catalog
+set enable_seqscan = off set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
@@ -90,10 +154,10 @@ begin
            cancel.reason
       from rowlock.task as t
      where t.run_id = cancel.run_id
-    on conflict (run_id) do update
-       set force = rowlock.cancel_request.force or excluded.force, settled = false,
-           generation = excluded.generation;
-    if not found then
+       and not exists (select from rowlock.cancel_request as c
+                        where c.run_id = t.run_id and c.generation = t.generation
+                          and c.force >= cancel.force);
+    if not found and not exists (select from rowlock.task as t where t.run_id = cancel.run_id) then
         perform rowlock.refuse_finished(cancel.run_id, 'cancelled');
     end if;
     v_ended := rowlock.end_unbegun(array[cancel.run_id]);
@@ -115,47 +179,67 @@ end $$;
 comment on function rowlock.cancel(uuid, interval, boolean, text) is
     'Asks a run to stop: it gets CancelledError where it waits and may clean up within the grace; its children are cancelled with it. force: no cleaning up.';
 
--- sweep_cancels: for requests whose run is not running: end it, or see that it is claimed soon.
+-- sweep_cancels: for requests whose run is not running: end it, or see that it is claimed soon. Each
+-- is looked at again when it is twice as old (at most 10 minutes later): what a run that falls asleep,
+-- blocks or ends just now makes of it shows in the next look, and those that wait in a deep queue or
+-- clean up for long cost next to nothing and hide no others.
 create or replace function rowlock.sweep_cancels(p_limit integer) returns integer
 language plpgsql volatile
 set search_path = pg_catalog
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
+    v_now    timestamptz := clock_timestamp();
+    v_rows   tid[];
     v_asked  uuid[];
     v_locked uuid[];
+    v_missed uuid[];
     v_ended  uuid[];
     v_ready  record;
     v_count  integer := 0;
 begin
-    v_asked := array(select c.run_id from rowlock.cancel_request as c
-                      where not c.settled order by c.requested_at limit p_limit);
-    if v_asked = '{}' then
+    select array_agg(x.ctid), array_agg(distinct x.run_id) into v_rows, v_asked
+      from (select c.ctid, c.run_id from rowlock.cancel_request as c
+             where c.look_at <= v_now order by c.look_at limit p_limit
+               for update skip locked) as x;
+    if v_rows is null then
         return 0;
     end if;
     v_locked := array(
         select t.run_id from rowlock.task as t
          where t.run_id = any (v_asked) and t.state <> 'running'
          order by t.run_id for update skip locked);
+    v_missed := array(
+        select t.run_id from rowlock.task as t
+         where t.run_id = any (v_asked) and t.state <> 'running' and not t.run_id = any (v_locked));
     v_ended := rowlock.end_unbegun(v_locked);
     for v_ready in
         with woken as (
             update rowlock.task as t
                set state = 'ready', due_at = clock_timestamp()
              where t.run_id = any (v_locked) and t.state in ('waiting', 'scheduled')
+               and exists (select from rowlock.cancel_request as c
+                            where c.run_id = t.run_id and rowlock.is_meant(c, t.generation))
+               -- One that has seen it cleans up, and sleeps until it tries again.
+               and not exists (select from rowlock.step as s
+                                where s.run_id = t.run_id and s.generation = t.generation
+                                  and s.place = 'cancel')
             returning t.app, t.queue)
         select app, queue, count(*) as n from woken group by app, queue
     loop
         v_count := v_count + v_ready.n;
         perform rowlock.notify_idle(v_ready.app, v_ready.queue);
     end loop;
-    update rowlock.cancel_request as c set settled = true
-     where c.run_id = any (v_locked)
-       and exists (select from rowlock.task as t where t.run_id = c.run_id and t.state = 'ready');
-    -- Its run ended meanwhile, or has begun another generation.
+    -- Its run ended meanwhile, or has begun another history.
     delete from rowlock.cancel_request as c
-     where c.run_id = any (v_asked)
+     where c.ctid = any (v_rows)
        and not exists (select from rowlock.task as t
-                        where t.run_id = c.run_id and t.generation = c.generation);
+                        where t.run_id = c.run_id and rowlock.is_meant(c, t.generation));
+    update rowlock.cancel_request as c
+       set look_at = v_now + case
+               when c.run_id = any (v_missed) then interval '1 second'
+               else least(greatest(v_now - c.requested_at, interval '1 second'), interval '10 minutes') end
+     where c.ctid = any (v_rows);
     return v_count + cardinality(v_ended);
 end $$;

@@ -130,8 +130,9 @@ begin
                 where x.run_id = c.run_id and x.generation = c.generation and c.generation > 1
                offset 0) as g on true
           left join lateral (
-               select rowlock.as_request(x) as request from rowlock.cancel_request as x
-                where x.run_id = c.run_id and x.generation = c.generation offset 0) as q on true;
+               select rowlock.request_of(c.run_id, c.generation) as request
+                where exists (select from rowlock.cancel_request as x where x.run_id = c.run_id)
+               offset 0) as q on true;
         get diagnostics v_got = row_count;
         p_want := p_want - v_got;
     end loop;

@@ -70,8 +70,10 @@ begin
     if not exists (select from rowlock.task as t where t.run_id = send.run_id) then
         perform rowlock.refuse_finished(send.run_id, 'sent anything');
     end if;
+    -- The conflict: a message that an old snapshot does not show. Told as serialization_failure.
     insert into rowlock.message (run_id, sent_at, topic, key, value)
     values (send.run_id, clock_timestamp(), send.topic, send.key, coalesce(send.value, 'null'))
+    on conflict do nothing
     returning id into v_id;
     if current_setting('transaction_isolation') <> 'read committed' then
         -- An old snapshot would not see that the run went to sleep meanwhile.
@@ -99,8 +101,7 @@ set search_path = pg_catalog
 as $$
 #variable_conflict use_column
 declare
-    v_app     text;
-    v_waiters uuid[];
+    v_app text;
 begin
     perform rowlock.check_name('name', set_event.name);
     select r.app into v_app from rowlock.run as r where r.id = set_event.run_id for no key update;
@@ -113,11 +114,7 @@ begin
     insert into rowlock.event (run_id, set_at, name, value)
     values (set_event.run_id, clock_timestamp(), set_event.name, coalesce(set_event.value, 'null'))
     on conflict (run_id, name) do update set value = excluded.value, set_at = excluded.set_at;
-    v_waiters := array(
-        select w.run_id from rowlock.wait as w
-         where w.on_run_id = set_event.run_id and w.kind = 'event' and w.name = set_event.name);
-    if v_waiters <> '{}' then
-        perform rowlock.note_waiters(v_waiters);
+    if rowlock.note_watchers(array[set_event.run_id], set_event.name) then
         perform rowlock.notify_tender(v_app);
     end if;
 end $$;
@@ -148,8 +145,10 @@ begin
         perform rowlock.refuse_finished(emit.run_id, 'written to');
     end if;
     v_offset := rowlock.next_offset(emit.run_id, emit.stream);
+    -- The conflict: an entry that an old snapshot does not show. Told as serialization_failure.
     insert into rowlock.stream_entry (run_id, emitted_at, "offset", stream, value)
-    values (emit.run_id, clock_timestamp(), v_offset, emit.stream, coalesce(emit.value, 'null'));
+    values (emit.run_id, clock_timestamp(), v_offset, emit.stream, coalesce(emit.value, 'null'))
+    on conflict do nothing;
     return v_offset;
 end $$;
 comment on function rowlock.emit(uuid, text, jsonb) is

@@ -57,6 +57,8 @@ declare
     v_steps     jsonb;
     v_woken     integer;
     v_groups    text[];
+    v_forced    uuid[];
+    v_generations integer[];
 begin
     perform rowlock.require_read_committed();
 
@@ -311,7 +313,18 @@ begin
             delete from rowlock.wait where run_id = any (v_finish);
         end if;
         if p_finishes @> '[{"cancelled": true}]' then
-            delete from rowlock.cancel_request where run_id = any (v_finish);
+            -- What is cancelled by force has not cancelled its children: it got no time for it.
+            select array_agg(o.run_id), array_agg(o.generation) into v_forced, v_generations
+              from jsonb_to_recordset(p_finishes) as e (
+                       run uuid, epoch integer, status text, cancelled boolean)
+              join rowlock.outcome as o on o.run_id = e.run and o.epoch = e.epoch
+             where e.cancelled and e.status = 'cancelled' and e.run = any (v_finish)
+               and exists (select from rowlock.cancel_request as c where c.run_id = e.run and c.force);
+            if v_forced is not null then
+                perform rowlock.pass_on(v_forced, v_generations);
+                return query select -1, 'tend', null::jsonb;
+            end if;
+            perform rowlock.drop_requests(v_finish);
         end if;
         if p_finishes @> '[{"grouped": true}]' then
             v_groups := rowlock.note_arrivals(v_finish);
@@ -350,9 +363,7 @@ begin
                    coalesce(e.force, false) as force,
                    (select bool_or(case w ->> 'kind'
                                when 'message' then exists (
-                                   select from rowlock.message as x
-                                    where x.run_id = e.run and x.topic = w ->> 'name'
-                                      and x.received_place is null)
+                                   select from rowlock.next_message(e.run, w ->> 'name', 0))
                                when 'group' then (w ->> 'count')::bigint <= (
                                    select sum(a.count) from rowlock.arrival as a
                                     where a.name = w ->> 'name')
@@ -365,9 +376,10 @@ begin
                                                  where t.run_id = (w ->> 'on')::uuid)
                            end)
                       from jsonb_array_elements(e.watches) as w) is true as happened,
-                   (select rowlock.as_request(c)::jsonb from rowlock.cancel_request as c
-                     where c.run_id = e.run and c.generation = m.generation
-                       and e.told is not true) as request,
+                   (select rowlock.request_of(e.run, m.generation)::jsonb
+                     where e.told is not true
+                       and exists (select from rowlock.cancel_request as c
+                                    where c.run_id = e.run)) as request,
                    (select coalesce(bool_and(case w ->> 'kind'
                                when 'message' then e.run = any (v_rows)
                                when 'group' then true
@@ -462,8 +474,6 @@ begin
       left join rowlock.generation as g on g.run_id = t.run_id and g.generation = t.generation
      where t.run_id = any (v_runs);
     delete from rowlock.wait where run_id = any (v_runs);
-    -- A request to cancel is for the run, not for one of its generations.
-    update rowlock.cancel_request set generation = generation + 1 where run_id = any (v_runs);
     update rowlock.task as t
        set state = 'ready', due_at = clock_timestamp(), generation = t.generation + 1,
            epoch = t.epoch + 1, worker_id = null, claimed_at = null, version = '', takeovers = 0,

@@ -80,18 +80,22 @@ begin
           left join rowlock.task as t on t.run_id = e.run
          where e.kind = 'now' or e.child is not null or e.children is not null) as x;
     if p_steps @> '[{"kind": "receive"}]' then
-        -- Two receives of a topic in one batch get two messages, in the order of their positions.
+        -- Two receives of a topic in one batch get two messages, in the order of their positions. One
+        -- whose place is recorded (the batch is sent again) has its message, and takes no turn.
         select coalesce(jsonb_object_agg(x.i, x.message), '{}') into v_messages
           from (
             select e.i, to_jsonb(m) as message
               from (select e.i, e.run, e.name,
                            row_number() over (partition by e.run, e.name order by e.position) as nth
                       from jsonb_to_recordset(p_steps) as e (
-                               i integer, run uuid, epoch integer, position integer, kind text,
-                               name text, error jsonb)
+                               i integer, run uuid, epoch integer, position integer, place text,
+                               kind text, name text, error jsonb)
                       join rowlock.task as t on t.run_id = e.run
                      where e.kind = 'receive' and e.error is null and not e.run = any (p_passed)
                        and t.epoch = e.epoch and t.state || '' = 'running' and t.worker_id + 0 = p_worker
+                       and not exists (select from rowlock.step as s
+                                        where s.run_id = t.run_id and s.generation = t.generation
+                                          and s.place = e.place)
                    ) as e
              cross join lateral rowlock.next_message(e.run, e.name, (e.nth - 1)::integer) as m) as x;
     end if;
@@ -233,7 +237,8 @@ begin
           join rowlock.run as c on c.parent_id = e.run
           join rowlock.task as t on t.run_id = c.id
          where e.i = any (v_fresh) and e.kind = 'cancel' and c.detached is not true
-        on conflict do nothing;
+           and not exists (select from rowlock.cancel_request as x
+                            where x.run_id = c.id and x.generation = t.generation);
         return query select -1, 'tend', null::jsonb;
     end if;
 

@@ -46,6 +46,15 @@ begin
     end if;
 end $$;
 
+-- refuse_place: nothing is recorded there.
+create or replace function rowlock.refuse_place(p_run uuid, p_place text) returns void
+language plpgsql stable set search_path = pg_catalog as $$
+begin
+    raise exception 'run % has recorded nothing at place %', p_run, coalesce(p_place, 'null')
+        using errcode = 'RLN04',
+              hint = 'rowlock.steps lists the places of a run. Nothing was changed.';
+end $$;
+
 -- first_position: where a place, or what is below it, was recorded first.
 create or replace function rowlock.first_position(p_run uuid, p_generation integer, p_place text)
 returns integer
@@ -60,9 +69,7 @@ begin
      where s.run_id = p_run and s.generation = p_generation and s.kind <> 'cancel'
        and (s.place = p_place or starts_with(s.place, p_place || '.'));
     if v_position is null then
-        raise exception 'run % has recorded nothing at place %', p_run, coalesce(p_place, 'null')
-            using errcode = 'RLN04',
-                  hint = 'rowlock.steps lists the places of a run. Nothing was changed.';
+        perform rowlock.refuse_place(p_run, p_place);
     end if;
     return v_position;
 end $$;
@@ -74,15 +81,17 @@ create or replace function rowlock.begin_again(
 returns void
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
     v_next   integer := p_end.generation + 1;
     v_queue  text;
 begin
+    -- The conflict: a redo that an old snapshot does not show. Told as serialization_failure.
     insert into rowlock.generation (run_id, created_at, generation, reason, input, place)
     values (p_end.run_id, clock_timestamp(), v_next, p_reason,
-            coalesce(p_input, rowlock.input_of(p_end.run_id, p_end.generation)), p_place);
+            coalesce(p_input, rowlock.input_of(p_end.run_id, p_end.generation)), p_place)
+    on conflict do nothing;
     insert into rowlock.step (run_id, recorded_at, generation, position, epoch, seconds, attempts,
                               place, kind, name, output, error)
     select s.run_id, s.recorded_at, v_next, s.position, s.epoch, s.seconds, s.attempts,
@@ -212,13 +221,13 @@ create or replace function rowlock.fork(
 returns uuid
 language plpgsql volatile
 set search_path = pg_catalog
+set enable_seqscan = off set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare
     v_run        rowlock.run;
     v_new        uuid := rowlock.uuidv7();
     v_now        timestamptz := clock_timestamp();
-    v_generation integer;
     v_below      integer;
     v_bad        text;
 begin
@@ -231,53 +240,68 @@ begin
     if not found then
         perform rowlock.refuse_unknown(fork.run_id);
     end if;
-    -- A look at one moment: the run may be at work.
-    select coalesce(
-               (select t.generation from rowlock.task as t where t.run_id = fork.run_id),
-               (select max(o.generation) from rowlock.outcome as o where o.run_id = fork.run_id))
-      into v_generation;
-    if fork.place is not null then
-        v_below := rowlock.first_position(fork.run_id, v_generation, fork.place);
+    -- One statement, so one moment: the run may be at work, or be redone, which moves its messages to
+    -- another generation. Refusals come afterwards, and undo it.
+    with present as materialized (
+        select coalesce(
+                   (select t.generation from rowlock.task as t where t.run_id = fork.run_id),
+                   (select max(o.generation) from rowlock.outcome as o where o.run_id = fork.run_id))
+               as generation
+    ), below as materialized (
+        select min(s.position) as position
+          from present as p
+          join rowlock.step as s on s.run_id = fork.run_id and s.generation = p.generation
+         where s.kind <> 'cancel' and (s.place = fork.place or starts_with(s.place, fork.place || '.'))
+    ), new_run as (
+        insert into rowlock.run (id, created_at, priority, app, workflow, queue, input, attributes,
+                                 trace_context, forked_from)
+        select v_new, v_now, v_run.priority, v_run.app, v_run.workflow, v_run.queue,
+               coalesce(fork.input, rowlock.input_of(fork.run_id, p.generation)), v_run.attributes,
+               v_run.trace_context, fork.run_id
+          from present as p
+        returning id, input
+    ), new_generation as (
+        insert into rowlock.generation (run_id, created_at, generation, reason, input, place)
+        select r.id, v_now, 1, 'fork', r.input, fork.place from new_run as r
+    ), kept as (
+        insert into rowlock.step (run_id, recorded_at, generation, position, epoch, seconds, attempts,
+                                  place, kind, name, output, error)
+        select v_new, s.recorded_at, 1, s.position, 0, s.seconds, s.attempts, s.place, s.kind, s.name,
+               case when fork.outcomes ? s.place then fork.outcomes -> s.place else s.output end,
+               case when fork.outcomes ? s.place then null else s.error end
+          from present as p
+         cross join below as b
+          join rowlock.step as s on s.run_id = fork.run_id and s.generation = p.generation
+         where s.kind <> 'cancel' and not starts_with(s.place, 'undo.')
+           and (fork.place is null or s.position < b.position or fork.outcomes ? s.place)
+        returning place
+    ), messages as (
+        -- What was received after that place is received again; what nobody received stays where it is.
+        insert into rowlock.message (run_id, sent_at, from_run_id, topic, key, value,
+                                     received_generation, received_place)
+        select v_new, m.sent_at, m.from_run_id, m.topic, m.key, m.value,
+               case when k.place is not null then 1 end, k.place
+          from present as p
+          join rowlock.message as m on m.run_id = fork.run_id and m.received_generation = p.generation
+          left join kept as k on k.place = m.received_place
+         order by m.id)
+    select b.position,
+           (select min(o.place)
+              from jsonb_object_keys(fork.outcomes) as o (place)
+             where not exists (
+                     select from rowlock.step as s
+                      where s.run_id = fork.run_id and s.generation = p.generation and s.place = o.place
+                        and s.kind not in ('child', 'children', 'cancel', 'send', 'set_event', 'emit')))
+      into v_below, v_bad
+      from present as p cross join below as b;
+    if fork.place is not null and v_below is null then
+        perform rowlock.refuse_place(fork.run_id, fork.place);
     end if;
-    select o.place into v_bad
-      from jsonb_object_keys(fork.outcomes) as o (place)
-     where not exists (
-             select from rowlock.step as s
-              where s.run_id = fork.run_id and s.generation = v_generation and s.place = o.place
-                and s.kind not in ('child', 'children', 'cancel', 'send', 'set_event', 'emit'))
-     order by 1 limit 1;
-    if found then
+    if v_bad is not null then
         raise exception 'run % has no recorded outcome at place % that could be another', fork.run_id, v_bad
             using errcode = 'RLN04',
                   hint = 'rowlock.steps lists the places of a run. Nothing was started.';
     end if;
-
-    insert into rowlock.run (id, created_at, priority, app, workflow, queue, input, attributes, trace_context,
-                             forked_from)
-    values (v_new, v_now, v_run.priority, v_run.app, v_run.workflow, v_run.queue,
-            coalesce(fork.input, rowlock.input_of(fork.run_id, v_generation)), v_run.attributes,
-            v_run.trace_context, fork.run_id);
-    insert into rowlock.generation (run_id, created_at, generation, reason, input, place)
-    values (v_new, v_now, 1, 'fork', coalesce(fork.input, rowlock.input_of(fork.run_id, v_generation)),
-            fork.place);
-    insert into rowlock.step (run_id, recorded_at, generation, position, epoch, seconds, attempts,
-                              place, kind, name, output, error)
-    select v_new, s.recorded_at, 1, s.position, 0, s.seconds, s.attempts, s.place, s.kind, s.name,
-           case when fork.outcomes ? s.place then fork.outcomes -> s.place else s.output end,
-           case when fork.outcomes ? s.place then null else s.error end
-      from rowlock.step as s
-     where s.run_id = fork.run_id and s.generation = v_generation and s.kind <> 'cancel'
-       and not starts_with(s.place, 'undo.')
-       and (v_below is null or s.position < v_below or fork.outcomes ? s.place);
-    -- What was received after that place is received again; what nobody received stays where it is.
-    insert into rowlock.message (run_id, sent_at, from_run_id, topic, key, value,
-                                 received_generation, received_place)
-    select v_new, m.sent_at, m.from_run_id, m.topic, m.key, m.value,
-           case when s.place is not null then 1 end, s.place
-      from rowlock.message as m
-      left join rowlock.step as s on s.run_id = v_new and s.generation = 1 and s.place = m.received_place
-     where m.run_id = fork.run_id and m.received_generation = v_generation
-     order by m.id;
     -- epoch 1: a claim of a run with steps reads its history
     insert into rowlock.task (run_id, due_at, epoch, priority, state, app, queue, workflow)
     values (v_new, v_now, 1, v_run.priority, 'ready', v_run.app, v_run.queue, v_run.workflow);

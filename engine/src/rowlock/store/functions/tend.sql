@@ -37,7 +37,8 @@ begin
     return v_count;
 end $$;
 
--- sweep_wakes: wake the waiters that a journal noted because it could not lock them.
+-- sweep_wakes: wake the waiters that were noted, by a journal that could not lock them or a caller
+-- who may not.
 create or replace function rowlock.sweep_wakes(p_limit integer) returns integer
 language plpgsql volatile
 set search_path = pg_catalog set enable_seqscan = off set enable_bitmapscan = off
@@ -46,7 +47,21 @@ declare
     v_noted  uuid[];
     v_locked uuid[];
 begin
-    v_noted := array(select distinct w.run_id from rowlock.wake as w);
+    -- What happened before its note was committed: whoever waits for it now and does not know has
+    -- registered before (under a lock that the one who noted it took later), so is seen here.
+    with happened as (
+        delete from rowlock.wake
+         where ctid = any (array(select w.ctid from rowlock.wake as w
+                                  where w.on_run_id is not null for update skip locked))
+        returning on_run_id, name)
+    insert into rowlock.wake (run_id)
+    select distinct w.run_id
+      from happened as h
+     cross join lateral (
+           select x.run_id from rowlock.wait as x
+            where x.on_run_id = h.on_run_id
+              and (h.name is null or (x.kind = 'event' and x.name = h.name)) offset 0) as w;
+    v_noted := array(select distinct w.run_id from rowlock.wake as w where w.run_id is not null);
     if v_noted = '{}' then
         return 0;
     end if;

@@ -78,6 +78,26 @@ as $$
     insert into rowlock.wake (run_id) select distinct w.run_id from unnest(p_waiters) as w (run_id);
 $$;
 
+-- note_watchers: the same for whoever waits for the end of these runs (or for an event of theirs,
+-- p_event). A snapshot that is older than a waiter's sleep shows no waiter: then the sweep, whose
+-- snapshot is younger than our commit, looks who there is.
+create or replace function rowlock.note_watchers(p_runs uuid[], p_event text) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog
+set enable_seqscan = off set plan_cache_mode = force_generic_plan
+as $$
+begin
+    -- LIMIT: as "or exists (…)" the planner would hash all waits there are.
+    insert into rowlock.wake (on_run_id, name)
+    select r.id, p_event
+      from unnest(p_runs) as r (id)
+     where current_setting('transaction_isolation') <> 'read committed'
+        or (select true from rowlock.wait as w
+             where w.on_run_id = r.id
+               and (p_event is null or (w.kind = 'event' and w.name = p_event)) limit 1);
+    return found;
+end $$;
+
 -- wake_groups: children of these groups have ended, and that is committed. Sums what has arrived and
 -- wakes whoever waits for a group that is complete. A parent that is just going to sleep holds its
 -- task, may have looked before the arrival was committed, and its wait can't be seen yet: it is noted.
@@ -90,6 +110,7 @@ as $$
 declare
     v_parents  uuid[];
     v_locked   uuid[];
+    v_folded   text[];
     v_complete uuid[];
 begin
     v_parents := array(
@@ -103,6 +124,20 @@ begin
     select t.run_id from rowlock.task as t
      where t.run_id = any (v_parents) and not t.run_id = any (v_locked)
        and not exists (select from rowlock.wake as w where w.run_id = t.run_id);
+    -- Each tally reads all rows of its groups: many are folded into one, which any reader may see
+    -- instead. That one stays as long as the run: a redo or a fork may wait for the group again.
+    v_folded := array(
+        select a.name from rowlock.arrival as a
+         where a.name = any (p_groups) group by a.name having count(*) > 64);
+    if v_folded <> '{}' then
+        with gone as (
+            delete from rowlock.arrival
+             where ctid = any (array(select a.ctid from rowlock.arrival as a
+                                      where a.name = any (v_folded) for update skip locked))
+            returning name, count)
+        insert into rowlock.arrival (arrived_at, count, name)
+        select clock_timestamp(), sum(g.count), g.name from gone as g group by g.name;
+    end if;
     v_complete := array(
         select w.run_id from rowlock.wait as w
          where w.kind = 'group' and w.name = any (p_groups) and w.run_id = any (v_locked)

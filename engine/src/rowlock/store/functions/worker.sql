@@ -75,8 +75,9 @@ begin
            (jsonb_object_agg(t.run_id, q.request) filter (where q.request is not null))::text
       from rowlock.task as t
       left join lateral (
-           select rowlock.as_request(x)::jsonb as request from rowlock.cancel_request as x
-            where x.run_id = t.run_id and x.generation = t.generation offset 0) as q on true
+           select rowlock.request_of(t.run_id, t.generation)::jsonb as request
+            where exists (select from rowlock.cancel_request as x where x.run_id = t.run_id)
+           offset 0) as q on true
      where t.worker_id = p_worker and t.state = 'running';
 end $$;
 

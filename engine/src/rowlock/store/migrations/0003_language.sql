@@ -35,6 +35,10 @@ create table rowlock.message (
     value                jsonb       not null,
     constraint message_pkey primary key (run_id, id),
     constraint message_received check ((received_place is null) = (received_generation is null))
+) with (
+    -- What was received leaves message_inbox only with a vacuum: else each receive of a busy inbox
+    -- would pass all those before it.
+    autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 500
 );
 create index message_inbox on rowlock.message (run_id, topic, id) where received_place is null;
 create unique index message_key on rowlock.message (run_id, key) where key is not null;
@@ -60,20 +64,22 @@ create table rowlock.stream_entry (
 );
 comment on table rowlock.stream_entry is 'What runs emit, in order; offsets count from 0 within a stream.';
 
--- One row a request that is not carried out yet; gone with the generation it was meant for.
+-- No key, and nobody but the sweep updates a row: a caller who asks a second time and leaves his
+-- transaction open must hold up neither the run's journal nor its parent's.
 create table rowlock.cancel_request (
     run_id        uuid        not null,
     requested_at  timestamptz not null,
+    look_at       timestamptz not null default clock_timestamp(),
     generation    integer     not null,
     grace_s       real        not null,
     force         boolean     not null,
-    settled       boolean     not null default false,
-    reason        text,
-    constraint cancel_request_pkey primary key (run_id)
+    reason        text
 );
-create index cancel_request_unsettled on rowlock.cancel_request (requested_at) where not settled;
-comment on table rowlock.cancel_request is 'Requests to cancel that the run has not seen yet, or is cleaning up after.';
-comment on column rowlock.cancel_request.settled is 'Whoever claims the run next will see it: nothing is left to do for others.';
+create index cancel_request_run on rowlock.cancel_request (run_id);
+create index cancel_request_look on rowlock.cancel_request (look_at);
+comment on table rowlock.cancel_request is 'Requests to cancel, until their run has ended; the oldest counts, and any force.';
+comment on column rowlock.cancel_request.look_at is 'When the sweep looks at it: soon, then ever more seldom.';
+comment on column rowlock.cancel_request.generation is 'The history it is meant for, and those that continue it.';
 
 -- No key: two journals must not wait for each other (design: waiting for many).
 create table rowlock.arrival (
@@ -82,7 +88,7 @@ create table rowlock.arrival (
     name        text collate "C" not null
 );
 create index arrival_name on rowlock.arrival (name);
-comment on table rowlock.arrival is 'How many children of a group have ended, a row for each batch that ended some.';
+comment on table rowlock.arrival is 'How many children of a group have ended, a row for each batch that ended some; many are folded into one.';
 comment on column rowlock.arrival.name is 'The group: run, generation and place of the step that started it.';
 
 alter table rowlock.wait
@@ -97,6 +103,16 @@ alter table rowlock.wait
 create index wait_group on rowlock.wait (name) where kind = 'group';
 comment on column rowlock.wait.name is 'The message''s topic, the event''s name, or the group of children''s.';
 comment on column rowlock.wait.count is 'How many children the group has.';
+
+-- Whoever could not see the waiters (a caller with an old snapshot) notes what they wait for.
+alter table rowlock.wake
+    alter column run_id drop not null,
+    add column on_run_id  uuid,
+    add column name       text,
+    add constraint wake_has_object check ((run_id is null) = (on_run_id is not null));
+create index wake_on_run on rowlock.wake (on_run_id) where on_run_id is not null;
+comment on column rowlock.wake.run_id is 'Who is to be woken.';
+comment on column rowlock.wake.on_run_id is 'Or: whoever waits for the end of this run, or for its event of this name.';
 
 drop function if exists rowlock.claim(bigint, text, text, text[], integer, boolean);
 drop function if exists rowlock.heartbeat(bigint, interval);
