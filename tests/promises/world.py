@@ -1,0 +1,310 @@
+"""The world in which programs run: two workers in this process, and all that happens to them.
+
+Runs are handed back, leases expire while their worker works on, connections are cut, workers are
+drained; runs are cancelled, told things, copied. All by a seed, as far as a race can be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
+
+import psycopg
+import pytest
+
+from promises import programs
+from promises.judge import Judge
+from promises.programs import Program, app, call_of, seen
+from rowlock import Client, Run, Settings
+from rowlock.errors import Refused, ResultTimeout
+from rowlock.runtime import execution, in_flight, steps
+from rowlock.runtime.process import WorkerProcess
+from rowlock.runtime.tenure import WorkerOptions
+from workers import checks
+from workers.until import Sql
+
+WORKERS = 2
+DEADLINE_S = 150.0
+GRACES_S = (0.0, 0.01, 0.1, 0.4)
+
+
+class World:
+    """Starts programs, disturbs them, waits for their end."""
+
+    def __init__(
+        self, database: str, client: Client, patch: pytest.MonkeyPatch, seed: int | str
+    ) -> None:
+        self.database = database
+        self.client = client
+        self.sql = Sql(database)
+        self.rng = random.Random(f"world {seed}")
+        self.judge = Judge(self.sql, seen)
+        self.happened: Counter[str] = Counter()
+        self._patch = patch
+        self._workers: list[tuple[WorkerProcess, asyncio.Task[None]]] = []
+        self._families: dict[str, Program] = {}
+        self._roots: list[Run[Any]] = []
+        self._sent = 0
+
+    # --- workers
+
+    def hire(self) -> None:
+        settings = Settings(
+            database_url=self.database, poll_seconds=0.3, lease_seconds=2.0, max_takeovers=10_000
+        )
+        process = WorkerProcess(settings, app.code, WorkerOptions(slots=30, grace_s=0.2))
+        self._workers.append((process, asyncio.create_task(process.run(signals=False))))
+
+    async def close(self) -> None:
+        for process, _ in self._workers:
+            process.drain()
+            process.drain()
+        async with asyncio.timeout(30):
+            await asyncio.gather(*(task for _, task in self._workers))
+        self.sql.close()
+
+    def loaded(self) -> list[execution.Execution]:
+        return [
+            one
+            for process, _ in self._workers
+            if process.tenure is not None
+            for one in process.tenure._executions.values()
+        ]
+
+    def in_memory(self, seconds: float) -> None:
+        for module in (execution, in_flight, steps):
+            self._patch.setattr(module, "IN_MEMORY_S", seconds)
+
+    # --- what happens
+
+    async def disturb(self, *, often_s: float) -> None:
+        strikes = {
+            self._hand_back: 14,
+            self._hand_back_all: 1,
+            self._expire: 1,
+            self._cut: 2,
+            self._drain: 0.5,
+            self._timers: 3,
+            self._cancel: 3,
+            self._tell: 3,
+            self._fork: 1,
+        }
+        while True:
+            await asyncio.sleep(self.rng.expovariate(1 / often_s))
+            strike = self.rng.choices(list(strikes), list(strikes.values()))[0]
+            self.happened[strike.__name__] += 1
+            await strike()
+
+    async def _hand_back(self) -> None:
+        if loaded := self.loaded():
+            self.rng.choice(loaded).release()
+
+    async def _hand_back_all(self) -> None:
+        for one in self.loaded():
+            one.release()
+
+    async def _expire(self) -> None:
+        """The database believes that a worker is dead; it works on until it hears of it."""
+        with suppress(psycopg.errors.LockNotAvailable):
+            self.sql(
+                "update rowlock.worker set lease_until = clock_timestamp() - interval '1 s'"
+                " where id = (select id from rowlock.worker order by random() limit 1"
+                " for update nowait)"
+            )
+
+    async def _cut(self) -> None:
+        self.sql(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where application_name like 'rowlock %%' and application_name <> 'rowlock client'"
+            " and datname = current_database() and pid <> pg_backend_pid()"
+            " order by random() limit 1"
+        )
+
+    async def _drain(self) -> None:
+        process, task = self._workers.pop(0)
+        process.drain()
+        self.hire()
+        async with asyncio.timeout(30):
+            await task
+
+    async def _timers(self) -> None:
+        self.in_memory(self.rng.choice([0.002, 0.02, 1.0]))
+
+    def _some_run(self, condition: str) -> tuple[Run[Any], str] | None:
+        found = self.sql(
+            "select id, input ->> 'family' from rowlock.run r"
+            f" where {condition} order by random() limit 1"
+        )
+        return (self.client.run(found[0][0]), found[0][1]) if found else None
+
+    async def _cancel(self) -> None:
+        unfinished = "exists (select from rowlock.task t where t.run_id = r.id)"
+        if (some := self._some_run(unfinished)) is None:
+            return
+        run, family = some
+        force = self.rng.random() < 0.2
+        self.judge.cancelled.add(family)
+        if force:
+            self.judge.forced.add(family)
+        with suppress(Refused):
+            await run.cancel(grace=self.rng.choice(GRACES_S), force=force)
+
+    async def _tell(self) -> None:
+        if (some := self._some_run("true")) is not None:
+            await self._send(some[0], self.rng.choice("ab"))
+
+    async def _send(self, run: Run[Any], topic: str) -> None:
+        self._sent += 1
+        with suppress(Refused):
+            await run.send(topic, {"by": "world", "n": self._sent})
+
+    async def _fork(self) -> None:
+        """Of a run at work: at any of its places, or all of it."""
+        found = self._some_run(
+            "forked_from is null"
+            " and exists (select from rowlock.task t where t.run_id = r.id)"
+        )
+        if found is not None:
+            await self._fork_of(found[0])
+
+    async def _fork_of(self, run: Run[Any]) -> None:
+        place = self._some_place(run)
+        with suppress(Refused):
+            await run.fork(place if self.rng.random() < 0.8 else None)
+
+    def _some_place(self, run: Run[Any]) -> str | None:
+        found = self.sql(
+            "select place from rowlock.step where run_id = %s and kind <> 'cancel'"
+            " and not starts_with(place, 'undo.') and generation ="
+            " (select max(generation) from rowlock.step where run_id = %s)"
+            " order by random() limit 1",
+            run.id,
+            run.id,
+        )
+        if not found:
+            return None
+        # the place itself, or the branch it is in
+        numbers = str(found[0][0]).split(".")
+        return ".".join(numbers[: self.rng.randint(1, len(numbers))])
+
+    async def feed(self) -> None:
+        """Whoever waits for a message gets one, some time."""
+        while True:
+            await asyncio.sleep(self.rng.uniform(0.005, 0.04))
+            for run, topic in self.sql(
+                "select w.run_id, w.name from rowlock.wait w join rowlock.task t using (run_id)"
+                " where w.kind = 'message' and t.state = 'waiting'"
+                " and not exists (select from rowlock.message m where m.run_id = w.run_id"
+                "                  and m.topic = w.name and m.received_place is null)"
+            ):
+                if self.rng.random() < 0.5:
+                    await self._send(self.client.run(run), topic)
+
+    # --- from outside
+
+    async def start(self, family: str, node: Program) -> None:
+        self._families[family] = node
+        self._roots.append(await self.client.start(call_of(family, node)))
+
+    async def quiet(self) -> None:
+        """Wait until every run has ended."""
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                while self.sql.one(
+                    "select count(*) from rowlock.task where state <> 'blocked'"
+                ):
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            stuck = self.sql("select run_id::text, to_jsonb(t) from rowlock.task t")
+            for run, task in stuck:
+                waits = self.sql("select to_jsonb(w) from rowlock.wait w where run_id = %s", run)
+                here = [e for e in self.loaded() if str(e.run_id) == run]
+                self.judge.found.append((run, f"never ended: {task}, waits {waits}, {here}"))
+
+    async def redo(self) -> None:
+        """Let some runs do something again."""
+        seen.mended.update(self._families)
+        for run_id, status in self.sql(
+            "select run_id, status from rowlock.runs where status is not null order by run_id"
+        ):
+            run = self.client.run(run_id)
+            if self.rng.random() < 0.5:
+                continue
+            with suppress(Refused):
+                what = self.rng.choice(["go on", "rewind", "rewind", "fork"])
+                if what == "go on" and status == "failed":
+                    await run.retry()
+                elif what == "go on" and status == "cancelled":
+                    await run.resume()
+                elif what == "fork":
+                    await self._fork_of(run)
+                elif (place := self._some_place(run)) is not None:
+                    await run.rewind(place)
+                self.happened[what] += 1
+
+    def findings(self) -> dict[str, list[str]]:
+        """What is wrong, by family (its program first)."""
+        by_family: dict[str, list[str]] = {}
+        for run, what in self.judge.all():
+            family = str(
+                self.sql.one("select input ->> 'family' from rowlock.run where id = %s", run)
+            )
+            program = programs.shown(self._families[family])
+            by_family.setdefault(family, [program]).append(f"run {run}: {what}")
+        if broken := checks.broken(self.database):
+            by_family["checks"] = [f"{name}: {rows}" for name, rows in broken.items()]
+        return by_family
+
+
+async def live_through(
+    database: str,
+    patch: pytest.MonkeyPatch,
+    families: dict[str, Program],
+    seed: int | str,
+    *,
+    redos: int = 2,
+) -> tuple[dict[str, list[str]], Counter[str]]:
+    """Run these programs through whatever happens; what was wrong in the end."""
+    async with _opened(database, patch, seed) as world:
+        for family, node in families.items():
+            await world.start(family, node)
+        for _ in range(redos + 1):
+            disturbing = asyncio.create_task(world.disturb(often_s=0.02))
+            quiet = asyncio.create_task(world.quiet())
+            # The calm after a while, so that each program comes to its end.
+            await asyncio.wait([quiet], timeout=world.rng.uniform(0.5, 4.0))
+            disturbing.cancel()
+            with suppress(asyncio.CancelledError):
+                await disturbing
+            await quiet
+            if _ < redos:
+                await world.redo()
+        return world.findings(), world.happened
+
+
+@asynccontextmanager
+async def _opened(
+    database: str, patch: pytest.MonkeyPatch, seed: int | str
+) -> AsyncIterator[World]:
+    seen.lives.clear()
+    seen.done.clear()
+    seen.undone.clear()
+    seen.mended.clear()
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(app.client(Settings(database_url=database)))
+        world = World(database, client, patch, seed)
+        world.sql(programs.LEDGER)
+        for _ in range(WORKERS):
+            world.hire()
+        feeding = asyncio.create_task(world.feed())
+        try:
+            yield world
+        finally:
+            feeding.cancel()
+            with suppress(asyncio.CancelledError, ResultTimeout):
+                await feeding
+            await world.close()
