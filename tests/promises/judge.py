@@ -288,13 +288,13 @@ class Judge:
         """What code saw is what is recorded, in the order of recording."""
         steps = self.steps[run, generation]
         last = 0
-        for n, what, place, text in life.log:
+        for _, what, place, text in life.log:
             if what not in ("got", "raised") or not place or text.startswith('"CancelledError'):
                 continue
             step = steps.get(place)
             if step is None:
-                # what is no step has the place of what came before it
-                if what == "got" and text != str(n):
+                # a map of nothing is no step: its place is of what came before it
+                if what == "got" and text != "[]":
                     self._blame(run, f"{generation}: saw {text} at {place}, nothing is recorded")
                 continue
             if step.kind in ("step", "transaction", "uuid", "random", "receive", "get_event"):
@@ -302,7 +302,7 @@ class Judge:
                 good = (
                     step.error is not None and value.endswith(step.error["message"])
                     if what == "raised"
-                    else step.error is None and (step.output == value or text == str(n))
+                    else step.error is None and (step.output == value or text == "[]")
                 )
                 if not good:
                     self._blame(run, f"{generation}: saw {what} {text} at {place}: {step}")
@@ -382,7 +382,9 @@ class Judge:
                     events[key] = max(events.get(key, latest), latest, key=lambda e: e[:2])
         for one in entries.keys() | emitted.keys():
             if entries[one] != emitted[one]:
-                self._blame(one[0], f"emitted {emitted[one]} times, in stream {entries[one]}: {one}")
+                self._blame(
+                    one[0], f"emitted {emitted[one]} times, in stream {entries[one]}: {one}"
+                )
         shown = {
             (run, name): value
             for run, name, value in self.sql("select run_id::text, name, value from rowlock.event")
@@ -395,20 +397,24 @@ class Judge:
     def _undos(self) -> None:
         for run, generation, epoch, status, _, _, given in self.ends:
             done = sorted(
-                (step.position, step)
-                for step in self.steps[run, generation].values()
-                if step.place.startswith("undo.")
-            ) if any(p.startswith("undo.") for p in self.steps[run, generation]) else []
+                (
+                    step
+                    for step in self.steps[run, generation].values()
+                    if step.place.startswith("undo.") and step.kind == "step"
+                ),
+                key=lambda step: step.position,
+            )
             numbers = [
                 int(step.error["message"].split()[-1]) if step.error else step.output
-                for _, step in done
+                for step in done
             ]
-            life = next(
-                (one for one in self.lives[run, generation] if one.epoch == epoch), None
-            ) or max(self.lives[run, generation], key=lambda one: len(one.log), default=None)
-            # an undo's own observation: it gives its number, which no recorded step has there
-            registered = [] if life is None else _registered(life, given)
-            wanted = registered[::-1] if status in ("failed", "cancelled") else []
+            lives = self.lives[run, generation]
+            registered = [
+                _registered(life)
+                for life in sorted(lives, key=lambda one: -one.epoch)
+                if life.epoch <= epoch
+            ]
+            wanted = registered[0][::-1] if registered and status in ("failed", "cancelled") else []
             if given["family"] in self.forced and status == "cancelled":
                 wanted = wanted[: len(numbers)]
             if numbers != wanted:
@@ -431,21 +437,8 @@ class Judge:
                     self._blame(step.run, f"no child of {step}")
 
 
-def _registered(life: Life, given: Any) -> list[int]:
-    kinds: dict[int, str] = {}
-
-    def walk(value: Any) -> None:
-        if isinstance(value, dict):
-            for one in value["bodies"]:
-                walk(one)
-        elif isinstance(value, list):
-            if len(value) > 1 and isinstance(value[0], str) and isinstance(value[1], int):
-                kinds[value[1]] = value[0]
-            for one in value:
-                walk(one)
-
-    walk(given["node"])
-    return [n for n, what, _, _ in life.log if what == "got" and kinds.get(n) == "undo"]
+def _registered(life: Life) -> list[int]:
+    return [n for n, what, _, _ in life.log if what == "registered"]
 
 
 def _side_by_side(log: list[Any], other: list[Any]) -> str:

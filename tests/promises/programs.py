@@ -216,6 +216,8 @@ async def _body_or_error(view: View, ops: list[Op], child: Child[Any] | None) ->
 
 async def act(view: View, op: Op, child: Child[Any] | None) -> Any:
     """Do one operation; what comes of it is what `judge.fits` knows."""
+    if op[0] == "undo":
+        return register(view, op)
     compound = COMPOUND.get(op[0])
     if compound is not None:
         return await compound(view, op, child)
@@ -225,6 +227,13 @@ async def act(view: View, op: Op, child: Child[Any] | None) -> Any:
         view.raised(op, error)
         raise
     return view.got(op, value)
+
+
+def register(view: View, op: Op) -> int:
+    _, n, pause = op
+    app.compensate(undo, n, view.id, view.life.generation, pause)
+    view.saw(op, "registered")
+    return int(n)
 
 
 async def simple(view: View, op: Op, child: Child[Any] | None) -> Any:
@@ -274,9 +283,6 @@ async def simple(view: View, op: Op, child: Child[Any] | None) -> Any:
             return await app.get_event(child, rest[0], timeout=rest[1])
         case "emit":
             return await app.emit("out", view.at()[1:3])
-        case "undo":
-            app.compensate(undo, n, view.id, view.life.generation, rest[0])
-            return n
         case "child":
             return await call_of(view.family, rest[0])
         case "map":
@@ -296,9 +302,7 @@ async def gather(view: View, op: Op, child: Child[Any] | None) -> Any:
 
 
 async def gather_all(view: View, op: Op, child: Child[Any] | None) -> Any:
-    found = await asyncio.gather(
-        *(body(view, ops, child) for ops in op[2]), return_exceptions=True
-    )
+    found = await asyncio.gather(*(body(view, ops, child) for ops in op[2]), return_exceptions=True)
     view.saw(op, "gathered")
     return [["!", error_text(one)] if isinstance(one, BaseException) else one for one in found]
 
@@ -428,8 +432,10 @@ def body_in_thread(view: View, ops: list[Op]) -> list[Any]:
 
 
 def act_in_thread(view: View, op: Op) -> Any:
-    kind, n, *rest = op
+    kind, _, *rest = op
     match kind:
+        case "undo":
+            return register(view, op)
         case "catch":
             try:
                 value: Any = body_in_thread(view, rest[0])
@@ -493,9 +499,6 @@ def simple_in_thread(view: View, op: Op) -> Any:
             return app.get_event(view.run.run_id, rest[0], timeout=rest[1]).wait()
         case "emit":
             return app.emit("out", view.at()[1:3]).wait()
-        case "undo":
-            app.compensate(undo, n, view.id, view.life.generation, rest[0])
-            return n
         case "child":
             return call_of(view.family, rest[0]).wait()
         case "map":
@@ -581,8 +584,10 @@ class Drawing:
             return self._body(deeper, sync=sync, child=child, most=most)
 
         match kind:
-            case "step" | "fail" | "undo":
+            case "step" | "fail":
                 return [kind, n, pause]
+            case "undo":
+                return [kind, n, rng.choice([0.0, 0.02, 0.2])]
             case "flaky":
                 return [kind, n, rng.randint(1, ATTEMPTS - 1)]
             case "sleep":
@@ -688,4 +693,3 @@ def _shown(op: Op, indent: str) -> str:
         else:
             plain.append(str(one))
     return "\n".join([indent + " ".join(plain), *below])
-

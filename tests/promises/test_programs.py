@@ -24,7 +24,9 @@ AT_ONCE = 12
 """Programs that share a world."""
 
 
-async def _round(server: Server, template: str, patch: pytest.MonkeyPatch, seed: int) -> Counter[str]:
+async def _round(
+    server: Server, template: str, patch: pytest.MonkeyPatch, seed: int
+) -> Counter[str]:
     families = {f"{seed}.{n}": draw(f"{seed}.{n}") for n in range(AT_ONCE)}
     with postgres.new_database(server, template) as database:
         found, happened = await live_through(database, patch, families, seed)

@@ -165,8 +165,7 @@ class World:
     async def _fork(self) -> None:
         """Of a run at work: at any of its places, or all of it."""
         found = self._some_run(
-            "forked_from is null"
-            " and exists (select from rowlock.task t where t.run_id = r.id)"
+            "forked_from is null and exists (select from rowlock.task t where t.run_id = r.id)"
         )
         if found is not None:
             await self._fork_of(found[0])
@@ -215,7 +214,9 @@ class World:
         try:
             async with asyncio.timeout(DEADLINE_S):
                 while self.sql.one(
-                    "select count(*) from rowlock.task where state <> 'blocked'"
+                    "select (select count(*) from rowlock.task where state <> 'blocked')"
+                    " + (select count(*) from rowlock.cancel_request)"
+                    " + (select count(*) from rowlock.wake)"
                 ):
                     await asyncio.sleep(0.02)
         except TimeoutError:
