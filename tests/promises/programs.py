@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import psycopg
@@ -166,7 +166,7 @@ class View:
     def __init__(self, family: str) -> None:
         thread: Any = inside.thread()
         self.family = family
-        self.run: Any = inside.execution() if thread is None else thread._execution
+        self.run = cast("Any", inside.execution() if thread is None else thread._execution)
         self.id = str(self.run.run_id)
         self.life = Life(self.run.run_id, self.run.generation, self.run.epoch)
         seen.lives.append(self.life)
