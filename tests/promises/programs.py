@@ -13,19 +13,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 
 from rowlock import App, Retry
-from rowlock.runtime import inside
+from rowlock.runtime import execution, in_flight, inside, steps
 from rowlock.workflow import Child, WorkflowCall
 
 app = App("programs")
@@ -34,6 +36,12 @@ Program = dict[str, Any]
 Op = list[Any]
 At = list[Any]
 """Where a step is: run, generation, place, epoch."""
+Entry = tuple[int, str, str, str]
+"""What code saw: operation, what, place, value as text."""
+
+FOLDER = "PROGRAMS_SEEN"
+IN_MEMORY = "PROGRAMS_IN_MEMORY_S"
+"""Set in worker processes: where to keep what happened, how long timers stay in memory."""
 
 ATTEMPTS = 4
 AGAIN = Retry(attempts=ATTEMPTS, first_delay=timedelta(milliseconds=4), jitter=0.5)
@@ -50,37 +58,89 @@ class Life:
     run: UUID
     generation: int
     epoch: int
-    log: list[tuple[int, str, str, str]] = field(default_factory=list)
-    """Operation, what, place, value as text."""
+    log: list[Entry] = field(default_factory=list)
+    id: str = field(default_factory=lambda: str(uuid4()))
 
 
-@dataclass
 class Seen:
-    """All that happened in this process."""
+    """All that happened, in this process or, with a folder, in any that has the same folder.
 
-    lives: list[Life] = field(default_factory=list)
-    done: Counter[tuple[str, int, str, int]] = field(default_factory=Counter)
-    """Executions of steps, by where they are."""
-    undone: list[tuple[str, int, int]] = field(default_factory=list)
-    """Executions of undos: run, generation, number."""
-    mended: set[str] = field(default_factory=set)
-    """Families whose broken steps work now."""
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    What is written there outlives a process that is killed.
+    """
+
+    def __init__(self, folder: str = "") -> None:
+        self.lives: list[Life] = []
+        self.done: Counter[tuple[str, int, str, int]] = Counter()
+        """Executions of steps, by where they are."""
+        self._counts: Counter[tuple[str, int, str]] = Counter()
+        self._mended: set[str] = set()
+        self._lock = threading.Lock()
+        self.folder = Path(folder) if folder else None
+
+    def began(self, life: Life) -> None:
+        self.lives.append(life)
+        self._note("life", [life.id, str(life.run), life.generation, life.epoch])
+
+    def saw(self, life: Life, entry: Entry) -> None:
+        life.log.append(entry)
+        self._note("saw", [life.id, *entry])
 
     def did(self, at: At) -> int:
         """How often this step was executed before, in any life of this generation."""
-        with self.lock:
+        with self._lock:
             run, generation, place, epoch = at
-            before = sum(
-                count
-                for (r, g, p, _), count in self.done.items()
-                if (r, g, p) == (run, generation, place)
-            )
             self.done[run, generation, place, epoch] += 1
+            self._note("did", at)
+            before = self._counts[run, generation, place]
+            self._counts[run, generation, place] += 1
+            if self.folder is not None:
+                # of one size each, so that the file's tells how many there are
+                with (self.folder / f"count-{run}-{generation}-{place}").open("ab") as counts:
+                    before = counts.tell()
+                    counts.write(b".")
             return before
 
+    def mend(self, family: str) -> None:
+        """From now on the broken steps of a family work."""
+        self._mended.add(family)
+        if self.folder is not None:
+            (self.folder / f"mended-{family}").touch()
 
-seen = Seen()
+    def is_mended(self, family: str) -> bool:
+        return family in self._mended or (
+            self.folder is not None and (self.folder / f"mended-{family}").exists()
+        )
+
+    def _note(self, what: str, value: list[Any]) -> None:
+        if self.folder is not None:
+            with (self.folder / f"process-{os.getpid()}").open("a") as notes:
+                notes.write(json.dumps([what, *value], default=str) + "\n")
+
+    def read(self) -> None:
+        """Take in what all the processes have written."""
+        assert self.folder is not None
+        lives: dict[str, Life] = {}
+        for path in self.folder.glob("process-*"):
+            for line in path.read_text().splitlines():
+                what, *value = json.loads(line)
+                if what == "life":
+                    id_, run, generation, epoch = value
+                    lives[id_] = Life(UUID(run), generation, epoch)
+                elif what == "saw":
+                    lives[value[0]].log.append(tuple(value[1:]))
+                else:
+                    self.done[tuple(value)] += 1
+        self.lives = list(lives.values())
+
+    def clear(self) -> None:
+        self.__init__()  # type: ignore[misc]
+
+
+seen = Seen(os.environ.get(FOLDER, ""))
+
+if os.environ.get(IN_MEMORY):
+    for _module in (execution, in_flight, steps):
+        setattr(_module, "IN_MEMORY_S", float(os.environ[IN_MEMORY]))  # noqa: B010
 
 
 # --- steps
@@ -122,7 +182,7 @@ async def hopeless(at: At, n: int) -> int:
 @app.step
 async def broken(at: At, n: int, family: str) -> int:
     seen.did(at)
-    if family not in seen.mended:
+    if not seen.is_mended(family):
         raise ValueError(f"no {n}")
     return n
 
@@ -149,8 +209,7 @@ def book_in_thread(tx: psycopg.Connection[Any], at: At, n: int) -> int:
 
 
 @app.step
-async def undo(n: int, run: str, generation: int, pause: float) -> int:
-    seen.undone.append((run, generation, n))
+async def undo(n: int, pause: float) -> int:
     await asyncio.sleep(pause * random.random())
     if n % 7 == 0:
         raise ValueError(f"undo {n}")
@@ -169,7 +228,7 @@ class View:
         self.run = cast("Any", inside.execution() if thread is None else thread._execution)
         self.id = str(self.run.run_id)
         self.life = Life(self.run.run_id, self.run.generation, self.run.epoch)
-        seen.lives.append(self.life)
+        seen.began(self.life)
 
     def _branch(self) -> Any:
         return self.run.loop.branch() if inside.thread() is None else self.run._main
@@ -185,7 +244,7 @@ class View:
     def saw(self, op: Op, what: str, value: Any = None, place: str = "") -> None:
         """Note something, unless the code is being thrown away: then it sees no history."""
         if not self.run.is_over:
-            self.life.log.append((op[1], what, place, text_of(value)))
+            seen.saw(self.life, (op[1], what, place, text_of(value)))
 
     def got(self, op: Op, value: Any) -> Any:
         self.saw(op, "got", value, self.place())
@@ -231,7 +290,7 @@ async def act(view: View, op: Op, child: Child[Any] | None) -> Any:
 
 def register(view: View, op: Op) -> int:
     _, n, pause = op
-    app.compensate(undo, n, view.id, view.life.generation, pause)
+    app.compensate(undo, n, pause)
     view.saw(op, "registered")
     return int(n)
 
@@ -537,8 +596,9 @@ def call_of(family: str, node: Program) -> WorkflowCall[Any]:
 class Drawing:
     """Draws one family of programs."""
 
-    def __init__(self, seed: int | str) -> None:
+    def __init__(self, seed: int | str, slow: float) -> None:
         self._rng = random.Random(f"program {seed}")
+        self._slow = slow
         self._left = self._rng.choice([4, 8, 15, 25, 40])
         self._count = 0
 
@@ -575,8 +635,8 @@ class Drawing:
         if child and not sync:
             kinds |= {"tell child": 4, "watch child": 4}
         kind = rng.choices(list(kinds), list(kinds.values()))[0]
-        pause = rng.choice([0.0, 0.002, 0.02])
-        short = rng.choice([0.0, 0.003, 0.02, 0.05])
+        pause = self._slow * rng.choice([0.0, 0.002, 0.02])
+        short = self._slow * rng.choice([0.0, 0.003, 0.02, 0.05])
         topic = rng.choice("ab")
         deeper = depth + 1
 
@@ -660,9 +720,9 @@ ASYNC_COMPOUNDS = {
 }
 
 
-def draw(seed: int | str) -> Program:
-    """The program of a seed."""
-    return Drawing(seed).node()
+def draw(seed: int | str, slow: float = 1.0) -> Program:
+    """The program of a seed; ``slow`` stretches its pauses."""
+    return Drawing(seed, slow).node()
 
 
 def shown(node: Program, indent: str = "") -> str:

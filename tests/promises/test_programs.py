@@ -10,6 +10,7 @@ import os
 import random
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +49,16 @@ async def test_whatever_happens_a_program_does_what_it_says(
             seed += 1
             happened += await _round(server, template, monkeypatch, seed)
     print(f"programs: {dict(happened)}, to seed {seed}")
+
+
+@pytest.mark.timeout(900)
+async def test_what_every_life_saw_is_the_same_in_fresh_processes_with_other_hashes(
+    database: str, tmp_path: Path
+) -> None:
+    """Worker processes are killed at random moments; the next have another PYTHONHASHSEED."""
+    print(f"programs: seed {SEED}")
+    families = {f"{SEED}.{n}": draw(f"{SEED}.{n}", slow=20.0) for n in range(40)}
+    found, happened = await live_through(database, tmp_path, families, SEED)
+    report = "\n\n".join("\n".join([family, *lines]) for family, lines in found.items())
+    assert not found, f"seed {SEED}: {report}"
+    print(f"programs: {dict(happened)}")

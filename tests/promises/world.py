@@ -1,7 +1,8 @@
-"""The world in which programs run: two workers in this process, and all that happens to them.
+"""The world in which programs run: workers in this process or in others, and what happens to them.
 
 Runs are handed back, leases expire while their worker works on, connections are cut, workers are
-drained; runs are cancelled, told things, copied. All by a seed, as far as a race can be.
+drained or killed; runs are cancelled, told things, copied, done again. All by a seed, as far as a
+race can be.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -20,11 +22,12 @@ from promises import programs
 from promises.judge import Judge
 from promises.programs import Program, app, call_of, seen
 from rowlock import Client, Run, Settings
-from rowlock.errors import Refused, ResultTimeout
+from rowlock.errors import Refused
 from rowlock.runtime import execution, in_flight, steps
 from rowlock.runtime.process import WorkerProcess
 from rowlock.runtime.tenure import WorkerOptions
 from workers import checks
+from workers.process import Worker
 from workers.until import Sql
 
 WORKERS = 2
@@ -35,86 +38,42 @@ GRACES_S = (0.0, 0.01, 0.1, 0.4)
 class World:
     """Starts programs, disturbs them, waits for their end."""
 
-    def __init__(
-        self, database: str, client: Client, patch: pytest.MonkeyPatch, seed: int | str
-    ) -> None:
+    def __init__(self, database: str, client: Client, seed: int | str) -> None:
         self.database = database
         self.client = client
         self.sql = Sql(database)
         self.rng = random.Random(f"world {seed}")
         self.judge = Judge(self.sql, seen)
         self.happened: Counter[str] = Counter()
-        self._patch = patch
-        self._workers: list[tuple[WorkerProcess, asyncio.Task[None]]] = []
         self._families: dict[str, Program] = {}
         self._roots: list[Run[Any]] = []
         self._sent = 0
 
-    # --- workers
+    # --- workers, which are another world's matter
 
     def hire(self) -> None:
-        settings = Settings(
-            database_url=self.database, poll_seconds=0.3, lease_seconds=2.0, max_takeovers=10_000
-        )
-        process = WorkerProcess(settings, app.code, WorkerOptions(slots=30, grace_s=0.2))
-        self._workers.append((process, asyncio.create_task(process.run(signals=False))))
+        raise NotImplementedError
 
     async def close(self) -> None:
-        for process, _ in self._workers:
-            process.drain()
-            process.drain()
-        async with asyncio.timeout(30):
-            await asyncio.gather(*(task for _, task in self._workers))
         self.sql.close()
 
     def loaded(self) -> list[execution.Execution]:
-        return [
-            one
-            for process, _ in self._workers
-            if process.tenure is not None
-            for one in process.tenure._executions.values()
-        ]
-
-    def in_memory(self, seconds: float) -> None:
-        for module in (execution, in_flight, steps):
-            self._patch.setattr(module, "IN_MEMORY_S", seconds)
+        """Runs that are loaded in this process."""
+        return []
 
     # --- what happens
 
+    def strikes(self) -> dict[Callable[[], Awaitable[None]], float]:
+        """What may happen, and how often."""
+        return {self._cut: 2, self._cancel: 3, self._tell: 3, self._fork: 1}
+
     async def disturb(self, *, often_s: float) -> None:
-        strikes = {
-            self._hand_back: 14,
-            self._hand_back_all: 1,
-            self._expire: 1,
-            self._cut: 2,
-            self._drain: 0.5,
-            self._timers: 3,
-            self._cancel: 3,
-            self._tell: 3,
-            self._fork: 1,
-        }
+        strikes = self.strikes()
         while True:
             await asyncio.sleep(self.rng.expovariate(1 / often_s))
             strike = self.rng.choices(list(strikes), list(strikes.values()))[0]
             self.happened[strike.__name__] += 1
             await strike()
-
-    async def _hand_back(self) -> None:
-        if loaded := self.loaded():
-            self.rng.choice(loaded).release()
-
-    async def _hand_back_all(self) -> None:
-        for one in self.loaded():
-            one.release()
-
-    async def _expire(self) -> None:
-        """The database believes that a worker is dead; it works on until it hears of it."""
-        with suppress(psycopg.errors.LockNotAvailable):
-            self.sql(
-                "update rowlock.worker set lease_until = clock_timestamp() - interval '1 s'"
-                " where id = (select id from rowlock.worker order by random() limit 1"
-                " for update nowait)"
-            )
 
     async def _cut(self) -> None:
         self.sql(
@@ -123,16 +82,6 @@ class World:
             " and datname = current_database() and pid <> pg_backend_pid()"
             " order by random() limit 1"
         )
-
-    async def _drain(self) -> None:
-        process, task = self._workers.pop(0)
-        process.drain()
-        self.hire()
-        async with asyncio.timeout(30):
-            await task
-
-    async def _timers(self) -> None:
-        self.in_memory(self.rng.choice([0.002, 0.02, 1.0]))
 
     def _some_run(self, condition: str) -> tuple[Run[Any], str] | None:
         found = self.sql(
@@ -228,7 +177,8 @@ class World:
 
     async def redo(self) -> None:
         """Let some runs do something again."""
-        seen.mended.update(self._families)
+        for family in self._families:
+            seen.mend(family)
         for run_id, status in self.sql(
             "select run_id, status from rowlock.runs where status is not null order by run_id"
         ):
@@ -261,51 +211,155 @@ class World:
         return by_family
 
 
+class OneProcess(World):
+    """Workers in this process: runs are handed back, workers declared dead while they work on."""
+
+    def __init__(
+        self, database: str, client: Client, patch: pytest.MonkeyPatch, seed: int | str
+    ) -> None:
+        super().__init__(database, client, seed)
+        self._patch = patch
+        self._workers: list[tuple[WorkerProcess, asyncio.Task[None]]] = []
+
+    def hire(self) -> None:
+        settings = Settings(
+            database_url=self.database, poll_seconds=0.3, lease_seconds=2.0, max_takeovers=10_000
+        )
+        process = WorkerProcess(settings, app.code, WorkerOptions(slots=30, grace_s=0.2))
+        self._workers.append((process, asyncio.create_task(process.run(signals=False))))
+
+    async def close(self) -> None:
+        for process, _ in self._workers:
+            process.drain()
+            process.drain()
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(task for _, task in self._workers))
+        await super().close()
+
+    def loaded(self) -> list[execution.Execution]:
+        return [
+            one
+            for process, _ in self._workers
+            if process.tenure is not None
+            for one in process.tenure._executions.values()
+        ]
+
+    def strikes(self) -> dict[Callable[[], Awaitable[None]], float]:
+        return super().strikes() | {
+            self._hand_back: 14,
+            self._hand_back_all: 1,
+            self._expire: 1,
+            self._drain: 0.5,
+            self._timers: 3,
+        }
+
+    async def _hand_back(self) -> None:
+        if loaded := self.loaded():
+            self.rng.choice(loaded).release()
+
+    async def _hand_back_all(self) -> None:
+        for one in self.loaded():
+            one.release()
+
+    async def _expire(self) -> None:
+        """The database believes that a worker is dead; it works on until it hears of it."""
+        with suppress(psycopg.errors.LockNotAvailable):
+            self.sql(
+                "update rowlock.worker set lease_until = clock_timestamp() - interval '1 s'"
+                " where id = (select id from rowlock.worker order by random() limit 1"
+                " for update nowait)"
+            )
+
+    async def _drain(self) -> None:
+        process, task = self._workers.pop(0)
+        process.drain()
+        self.hire()
+        async with asyncio.timeout(60):
+            await task
+
+    async def _timers(self) -> None:
+        seconds = self.rng.choice([0.002, 0.02, 1.0])
+        for module in (execution, in_flight, steps):
+            self._patch.setattr(module, "IN_MEMORY_S", seconds)
+
+
+class Processes(World):
+    """Workers are processes with different hash seeds, killed without a word."""
+
+    def __init__(self, database: str, client: Client, folder: Path, seed: int | str) -> None:
+        super().__init__(database, client, seed)
+        seen.folder = folder
+        self._workers: list[Worker] = []
+
+    def hire(self) -> None:
+        environment = {
+            programs.FOLDER: str(seen.folder),
+            programs.IN_MEMORY: str(self.rng.choice([0.002, 0.05, 1.0])),
+            "PYTHONHASHSEED": str(self.rng.randint(1, 10_000)),
+            "ROWLOCK_MAX_TAKEOVERS": "10000",
+        }
+        self._workers.append(
+            Worker(self.database, "promises.programs:app", slots=30, environment=environment)
+        )
+
+    async def close(self) -> None:
+        for worker in self._workers:
+            worker.__exit__(None)
+        seen.folder = None
+        await super().close()
+
+    def strikes(self) -> dict[Callable[[], Awaitable[None]], float]:
+        return super().strikes() | {self._kill: 6}
+
+    async def _kill(self) -> None:
+        self._workers.pop(self.rng.randrange(len(self._workers))).__exit__(None)
+        self.hire()
+
+    def findings(self) -> dict[str, list[str]]:
+        seen.read()
+        return super().findings()
+
+
 async def live_through(
     database: str,
-    patch: pytest.MonkeyPatch,
+    where: pytest.MonkeyPatch | Path,
     families: dict[str, Program],
     seed: int | str,
-    *,
-    redos: int = 2,
 ) -> tuple[dict[str, list[str]], Counter[str]]:
-    """Run these programs through whatever happens; what was wrong in the end."""
-    async with _opened(database, patch, seed) as world:
-        for family, node in families.items():
-            await world.start(family, node)
-        for _ in range(redos + 1):
-            disturbing = asyncio.create_task(world.disturb(often_s=0.02))
-            quiet = asyncio.create_task(world.quiet())
-            # The calm after a while, so that each program comes to its end.
-            await asyncio.wait([quiet], timeout=world.rng.uniform(0.5, 4.0))
-            disturbing.cancel()
-            with suppress(asyncio.CancelledError):
-                await disturbing
-            await quiet
-            if _ < redos:
-                await world.redo()
-        return world.findings(), world.happened
+    """Run these programs through whatever happens; what was wrong in the end.
 
-
-@asynccontextmanager
-async def _opened(
-    database: str, patch: pytest.MonkeyPatch, seed: int | str
-) -> AsyncIterator[World]:
-    seen.lives.clear()
-    seen.done.clear()
-    seen.undone.clear()
-    seen.mended.clear()
+    ``where``: in worker processes that keep what they saw in this folder, or in this one.
+    """
+    many = isinstance(where, Path)
+    seen.clear()
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(app.client(Settings(database_url=database)))
-        world = World(database, client, patch, seed)
+        world: World
+        if isinstance(where, Path):
+            world = Processes(database, client, where, seed)
+        else:
+            world = OneProcess(database, client, where, seed)
+        stack.push_async_callback(world.close)
         world.sql(programs.LEDGER)
         for _ in range(WORKERS):
             world.hire()
         feeding = asyncio.create_task(world.feed())
-        try:
-            yield world
-        finally:
-            feeding.cancel()
-            with suppress(asyncio.CancelledError, ResultTimeout):
-                await feeding
-            await world.close()
+        stack.push_async_callback(_stopped, feeding)
+        for family, node in families.items():
+            await world.start(family, node)
+        for again in (True, True, False):
+            disturbing = asyncio.create_task(world.disturb(often_s=0.2 if many else 0.02))
+            quiet = asyncio.create_task(world.quiet())
+            # The calm after a while, so that each program comes to its end.
+            await asyncio.wait([quiet], timeout=world.rng.uniform(0.5, 4.0) * (4 if many else 1))
+            await _stopped(disturbing)
+            await quiet
+            if again:
+                await world.redo()
+        return world.findings(), world.happened
+
+
+async def _stopped(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
