@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
@@ -32,6 +33,7 @@ from workers.until import Sql
 
 WORKERS = 2
 DEADLINE_S = 150.0
+SLOW_S = 30.0
 GRACES_S = (0.0, 0.01, 0.1, 0.4)
 
 
@@ -160,6 +162,7 @@ class World:
 
     async def quiet(self) -> None:
         """Wait until every run has ended."""
+        began = time.monotonic()
         try:
             async with asyncio.timeout(DEADLINE_S):
                 while self.sql.one(
@@ -168,6 +171,9 @@ class World:
                     " + (select count(*) from rowlock.wake)"
                 ):
                     await asyncio.sleep(0.02)
+            took_s = time.monotonic() - began
+            if took_s > SLOW_S:
+                print(f"programs: it took {took_s:.0f} s until all was done")
         except TimeoutError:
             stuck = self.sql("select run_id::text, to_jsonb(t) from rowlock.task t")
             for run, task in stuck:
@@ -274,8 +280,8 @@ class OneProcess(World):
         process, task = self._workers.pop(0)
         process.drain()
         self.hire()
-        async with asyncio.timeout(60):
-            await task
+        # waited for, not awaited: this may be cancelled, and the worker must not be
+        await asyncio.wait([task], timeout=60)
 
     async def _timers(self) -> None:
         seconds = self.rng.choice([0.002, 0.02, 1.0])
