@@ -41,18 +41,22 @@ def temporary_folder() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def make_server(data_dir: Path, settings: dict[str, str] | None = None) -> Server:
+def make_server(
+    data_dir: Path, settings: dict[str, str] | None = None, bin_dir: Path | None = None
+) -> Server:
     """A server with the settings of the tests, not yet started."""
     chosen = os.environ.get("ROWLOCK_TEST_POSTGRES_BIN")
-    bin_dir = Path(chosen) if chosen else None
+    bin_dir = bin_dir or (Path(chosen) if chosen else None)
     return Server(data_dir, settings=SETTINGS | (settings or {}), bin_dir=bin_dir)
 
 
 @contextmanager
-def running_server(settings: dict[str, str] | None = None) -> Iterator[Server]:
+def running_server(
+    settings: dict[str, str] | None = None, *, bin_dir: Path | None = None
+) -> Iterator[Server]:
     """A server of its own for a test that kills or restarts it; it may log no deadlock."""
     with temporary_folder() as folder:
-        with make_server(folder / "data", settings) as server:
+        with make_server(folder / "data", settings, bin_dir) as server:
             yield server
         found = deadlocks(server.log_path)
         assert not found, "Postgres had to break a deadlock:\n" + "\n".join(found)

@@ -91,12 +91,12 @@ def environment(database: str | None, **more: str) -> dict[str, str]:
 
 
 def rowlock(
-    *args: str, database: str | None = None, cwd: Path | None = None, stdin: str = ""
+    *args: str, database: str | None = None, cwd: Path | None = None, stdin: str = "", **more: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "rowlock", *args],
-        env=environment(database),
+        env=environment(database, **more),
         cwd=cwd,
         input=stdin,
         capture_output=True,

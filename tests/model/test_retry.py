@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rowlock.errors import ConfigurationError
+from rowlock.errors import ConfigurationError, StepTimeout
 from rowlock.model.retry import Retry
 
 SECOND = timedelta(seconds=1)
@@ -45,6 +45,58 @@ def test_only_errors_of_the_named_types_are_tried_again() -> None:
     assert retry.after(ERROR, 1, 0) is not None
     assert retry.after(KeyError(), 1, 0) is None
     assert retry.after(FileNotFoundError(), 1, 0) is None
+
+
+class Declined(ValueError):
+    pass
+
+
+class Unreachable(ConnectionError):
+    pass
+
+
+PICKY = Retry(attempts=5, retry_on=(ConnectionError,), give_up_on=(ConnectionRefusedError,))
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (Unreachable(), True),
+        (ConnectionRefusedError(), False),
+        (ExceptionGroup("", [Unreachable(), ConnectionResetError()]), True),
+        (ExceptionGroup("", [Unreachable(), Declined()]), False),
+        (ExceptionGroup("", [Unreachable(), ConnectionRefusedError()]), False),
+        (ExceptionGroup("", [ExceptionGroup("", [Unreachable()]), Unreachable()]), True),
+        (ExceptionGroup("", [ExceptionGroup("", [ConnectionRefusedError()])]), False),
+        (BaseExceptionGroup("", [Unreachable(), asyncio.CancelledError()]), False),
+        (StepTimeout("charge", 3), False),
+    ],
+    ids=str,
+)
+def test_a_type_stands_for_all_derived_from_it_and_a_group_for_all_in_it(
+    error: BaseException, again: bool
+) -> None:
+    assert (PICKY.after(error, 1, 0) is not None) == again
+
+
+def test_by_default_groups_are_tried_again_but_for_errors_to_give_up_on() -> None:
+    retry = Retry(attempts=5, give_up_on=(ValueError,))
+
+    assert retry.after(ExceptionGroup("", [OSError(), KeyError()]), 1, 0) is not None
+    assert retry.after(ExceptionGroup("", [OSError(), Declined()]), 1, 0) is None
+    assert retry.after(BaseExceptionGroup("", [KeyboardInterrupt(), OSError()]), 1, 0) is None
+
+
+def test_a_type_of_group_can_be_named() -> None:
+    retry = Retry(attempts=5, retry_on=(ExceptionGroup, OSError))
+    group = ExceptionGroup("", [ERROR])
+
+    assert retry.after(group, 1, 0) is not None
+    assert Retry(attempts=5, give_up_on=(ExceptionGroup,)).after(group, 1, 0) is None
+
+
+def test_a_steps_timeout_is_a_timeout_error() -> None:
+    assert Retry(attempts=2, retry_on=(TimeoutError,)).after(StepTimeout("charge", 3), 1, 0)
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError(), KeyboardInterrupt(), SystemExit()])
@@ -104,6 +156,12 @@ def test_every_delay_lies_between_its_share_and_the_longest(
         ({"retry_on": [ValueError]}, "retry_on is"),
         ({"retry_on": (BaseException,)}, "retry_on is"),
         ({"give_up_on": ("ValueError",)}, "give_up_on is"),
+        ({"give_up_on": (ERROR,)}, "give_up_on is"),
+        ({"attempts": 2, "retry_on": ()}, "no error would ever be tried again"),
+        (
+            {"attempts": 2, "retry_on": (KeyError,), "give_up_on": (OSError, LookupError)},
+            "no error would ever be tried again",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], why: str) -> None:

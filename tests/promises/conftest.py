@@ -7,20 +7,16 @@ from collections.abc import Iterator
 import pytest
 
 from rowlock import BlockingClient, Settings
-from workers import checks, sample
+from workers import sample
+from workers.looking import looking_into
 from workers.until import Sql
 
 
 @pytest.fixture
 def sql(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sql]:
     """The test's own connection; the sample app's tables are there."""
-    monkeypatch.setenv("TRACE_URL", database)
-    look = Sql(database)
-    look(sample.SCHEMA)
-    yield look
-    found = checks.broken(database)
-    look.close()
-    assert not found, found
+    with looking_into(database, monkeypatch) as look:
+        yield look
 
 
 @pytest.fixture

@@ -114,12 +114,12 @@ async def test_no_value_of_a_run_stands_in_the_database_or_the_log(
 ) -> None:
     app, flows = build(Chain(Zlib(), OLD))
     async with bench(app) as work:
-        told = await work.every_way(lambda: flows.flow(Login("bob", Secret(WORD))))
+        told = await work.every_way(lambda: flows.flow(Login("bob@example", Secret(WORD))))
         assert told == {"password": f"{WORD}!", "note": WORD}
         assert await work.result(flows.sync_flow(WORD)) == WORD
         held = everything(work.sql)
         assert WORD not in held
-        assert "bob" not in held
+        assert "bob@" not in held
         assert '"login": {"$codec": "aesgcm:old", "payload": "' in held
         assert WORD not in caplog.text
 
@@ -159,7 +159,7 @@ async def test_a_secret_without_a_codec_is_refused_before_anything_is_written(
     app, flows = build(None)
     async with bench(app) as work:
         with pytest.raises(InvalidValue, match="there is no codec that hides it") as refused:
-            await work.start(flows.flow(Login("bob", Secret(WORD))))
+            await work.start(flows.flow(Login("bob@example", Secret(WORD))))
         assert refused.value.path == "login.password"
         async with Client(database, app="sealed") as client:
             with pytest.raises(InvalidValue, match=r"at x\[0\]: it is a Secret"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -161,6 +162,9 @@ async def test_the_run_is_blocked_with_place_expected_and_found_by(bench: Open, 
         found = tuple(reason[name] for name in ("place", "expected", "found"))
         assert found == MISFITS[code]
         assert reason["kind"] == "nondeterminism"
+        # The call that does not fit, else the workflow; and where the step is that was expected.
+        for line in (reason["line"], reason["expected_line"]):
+            assert Path(line.rpartition(":")[0]).name == Path(__file__).name
         assert [line for line in log if line != "caught"] == executed  # nothing new was begun
         assert work.sql.one("select count(*) from rowlock.run") == 1
         now["code"] = "original"

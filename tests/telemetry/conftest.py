@@ -9,7 +9,7 @@ import pytest
 from rowlock import BlockingClient, Settings
 from telemetry import traced
 from telemetry.receiver import Receiver
-from workers import checks, sample
+from workers.looking import looking_into
 from workers.until import Sql
 
 
@@ -25,14 +25,9 @@ def no_settings_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def sql(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sql]:
     """The test's own connection; the apps' tables are there."""
-    monkeypatch.setenv("TRACE_URL", database)
-    look = Sql(database)
-    look(sample.SCHEMA)
-    look("create table gate (name text primary key)")
-    yield look
-    found = checks.broken(database)
-    look.close()
-    assert not found, found
+    with looking_into(database, monkeypatch) as look:
+        look("create table gate (name text primary key)")
+        yield look
 
 
 @pytest.fixture

@@ -113,11 +113,13 @@ def test_the_rest_is_counted_too(metrics: Metrics) -> None:
     metrics.taken_over(5)
     metrics.lease_lost(7)
     metrics.slots(13, 10)
+    metrics.step_abandoned(RUN, "convert")
     page = read(metrics.page())
     assert page.value("rowlock_journal_batch_rows_sum") == 12
     assert page.value("rowlock_journal_commit_seconds_count") == 1
     assert page.value("rowlock_runs_recovered_total") == 5
     assert page.value("rowlock_leases_lost_total") == 1
+    assert page.value("rowlock_steps_abandoned_total", workflow="fulfil", step="convert") == 1
     assert page.value("rowlock_worker_slots", state="used") == 10
     assert page.value("rowlock_worker_slots", state="free") == 0
     assert page.value("rowlock_build_info", app_version="v1") == 1

@@ -68,7 +68,8 @@ CHECKS = {
     "messages of a topic were not received in their order": """
         select run_id from (
             select m.run_id, s.position, lag(s.position) over (
-                       partition by m.run_id, m.received_generation, m.topic order by m.id) as before
+                       partition by m.run_id, m.received_generation, m.topic
+                       order by m.id) as before
               from rowlock.message m
               join rowlock.step s on s.run_id = m.run_id and s.generation = m.received_generation
                                  and s.place = m.received_place) x

@@ -37,6 +37,7 @@ from rowlock.model.groups import GroupShape
 from rowlock.model.inputs import Inputs, hints_of
 from rowlock.model.retry import Retry
 from rowlock.model.values import Shape
+from rowlock.runtime import inside, source
 from rowlock.settings import Settings
 from rowlock.store.transactions import ISOLATION_LEVELS
 from rowlock.workflow import (
@@ -45,6 +46,7 @@ from rowlock.workflow import (
     Call,
     Child,
     CommandCall,
+    EmitCall,
     MapCall,
     StartCall,
     SyncStep,
@@ -126,7 +128,7 @@ class App:
         self._errors = ErrorRegistry(errors)
         self._codecs = Codecs.of(codec)
         self._workflows: dict[str, WorkflowCode] = {}
-        self._steps: set[str] = set()
+        self._steps: dict[str, Callable[..., Any]] = {}
         self._queues: dict[str, Queue] = {"default": Queue(name, "default")}
 
     def __repr__(self) -> str:
@@ -135,8 +137,15 @@ class App:
     @property
     def code(self) -> Code:
         """What a worker needs to run this app."""
+        functions = {name: code.function for name, code in self._workflows.items()} | self._steps
+        lines = {name: source.line_of(function) for name, function in functions.items()}
         return Code(
-            self.name, dict(self._workflows), tuple(self._queues), self._errors, self._codecs
+            self.name,
+            dict(self._workflows),
+            tuple(self._queues),
+            self._errors,
+            self._codecs,
+            {name: line for name, line in lines.items() if line is not None},
         )
 
     @property
@@ -238,9 +247,9 @@ class App:
         """
 
         def register(function: Callable[..., Any]) -> Any:
-            step_name = self._step_name(name or function.__name__)
+            step_name = self._step_name(name or function.__name__, function)
             shape = self._shape(_returns(function), f"the result of step {step_name}")
-            _check_timeout(step_name, timeout)
+            _check_policy(step_name, retry, timeout)
             kind = AsyncStep if _is_async(function) else SyncStep
             return kind(step_name, function, shape, retry, timeout)
 
@@ -282,7 +291,7 @@ class App:
         """
 
         def register(function: Callable[..., Any]) -> Any:
-            step_name = self._step_name(name or function.__name__)
+            step_name = self._step_name(name or function.__name__, function)
             if not inspect.signature(function).parameters:
                 raise ConfigurationError(
                     f"transaction {step_name} needs a first parameter: the connection to write with"
@@ -293,7 +302,7 @@ class App:
                     f"{', '.join(ISOLATION_LEVELS)}, not {isolation!r}"
                 )
             shape = self._shape(_returns(function), f"the result of transaction {step_name}")
-            _check_timeout(step_name, timeout)
+            _check_policy(step_name, retry, timeout)
             kind = AsyncTransaction if _is_async(function) else SyncTransaction
             return kind(step_name, function, shape, retry, timeout, isolation)
 
@@ -525,7 +534,7 @@ class App:
         From a workflow exactly once; from a step each time the step is executed.
         """
         _checked(stream, "stream")
-        return CommandCall(Emit(stream, self._outgoing(value, f"an entry of stream {stream}")))
+        return EmitCall(Emit(stream, self._outgoing(value, f"an entry of stream {stream}")))
 
     # --- undoing
 
@@ -553,6 +562,25 @@ class App:
             )
         undo.compensate(*args, **kwargs)
 
+    # --- in a step
+
+    def cancelled(self) -> bool:
+        """Whether nobody waits for this step any more: ask it in the loops of a plain function.
+
+        True once its timeout has passed, its run was cancelled or lost, or the worker hands its
+        runs back. What the step gives or raises from then on counts for nothing. Takes about a
+        microsecond. Raises MisplacedCall outside a step.
+        """
+        stop = inside.stop()
+        if stop is None:
+            raise MisplacedCall(
+                "app.cancelled was called outside a step. It says whether anybody still waits for "
+                "the step it is called in: a workflow's own code hears of its cancellation as "
+                "CancelledError. In a thread that a step started itself, run the function in the "
+                "step's context: contextvars.copy_context().run(function)."
+            )
+        return stop.is_set()
+
     # --- checks
 
     def _shape(self, annotation: Any, what: str) -> Shape:
@@ -574,13 +602,13 @@ class App:
             )
         return name
 
-    def _step_name(self, name: str) -> str:
+    def _step_name(self, name: str, function: Callable[..., Any]) -> str:
         _checked(name, "step")
         if name in self._steps:
             raise ConfigurationError(
                 f"app {self.name} has two steps named {name}; give one a name=…"
             )
-        self._steps.add(name)
+        self._steps[name] = function
         return name
 
 
@@ -602,7 +630,11 @@ def _span(duration: Duration, what: str) -> float:
     return seconds
 
 
-def _check_timeout(name: str, timeout: Duration | None) -> None:
+def _check_policy(name: str, retry: Retry, timeout: Duration | None) -> None:
+    if not isinstance(retry, Retry):
+        raise ConfigurationError(
+            f"step {name}: retry is {retry!r}, but must be a Retry, such as Retry(attempts=5)"
+        )
     if timeout is not None and not seconds_of(timeout) > 0:
         raise ConfigurationError(f"step {name}: a timeout must be more than 0, not {timeout}")
 

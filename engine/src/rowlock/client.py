@@ -106,6 +106,7 @@ class RunInfo:
     version: str | None
     priority: int
     generation: int
+    epoch: int
     created_at: datetime
     due_at: datetime | None
     started_at: datetime | None
@@ -138,6 +139,7 @@ class RunInfo:
             row.version,
             row.priority,
             row.generation,
+            row.epoch,
             row.created_at,
             row.due_at,
             row.started_at,
@@ -413,13 +415,13 @@ class Tail:
                         future.set_exception(error)
                         future.exception()  # whoever asked may be gone
                 raise
-            found: dict[tuple[UUID, str], list[Entry]] = defaultdict(list)
+            # Who asks for the same stream from another offset on gets its own rows of it.
+            found: dict[int, list[Entry]] = defaultdict(list)
             for entry in entries:
-                found[entry.run_id, entry.stream].append(entry)
-            for (run_id, stream, first), future in asked.items():
+                found[entry.ask].append(entry)
+            for number, future in enumerate(asked.values(), 1):
                 if not future.done():
-                    mine = found.get((run_id, stream), ())
-                    future.set_result([entry for entry in mine if entry.offset >= first])
+                    future.set_result(found[number])
 
 
 class Client:

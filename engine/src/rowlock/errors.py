@@ -217,6 +217,8 @@ class Nondeterminism(RowlockError):
         found: str,
         recorded_version: str | None = None,
         running_version: str | None = None,
+        line: str | None = None,
+        expected_line: str | None = None,
     ) -> None:
         self.workflow = workflow
         self.place = place
@@ -224,6 +226,10 @@ class Nondeterminism(RowlockError):
         self.found = found
         self.recorded_version = recorded_version
         self.running_version = running_version
+        self.line = line
+        """Where the present code makes the call, as ``file:line``; None if that is not known."""
+        self.expected_line = expected_line
+        """Where the present code defines what was expected, if it still does."""
         versions = ""
         if recorded_version or running_version:
             versions = (
@@ -231,11 +237,16 @@ class Nondeterminism(RowlockError):
                 f"{running_version or 'unnamed'})"
             )
         super().__init__(
-            f"workflow {workflow} does not fit its history at place {place}: expected {expected}, "
-            f"found {found}{versions}. The run is blocked and nothing was executed. Bring back "
-            "code that makes the same calls in the same order and `rowlock resume` the run, or "
-            "give changed workflows a new ROWLOCK_VERSION so that old runs stay on old code."
+            f"workflow {workflow} does not fit its history at place {place}: expected {expected}"
+            f"{_at(expected_line)}, found {found}{_at(line)}{versions}. The run is blocked and "
+            "nothing was executed. Bring back code that makes the same calls in the same order and "
+            "`rowlock resume` the run, or give changed workflows a new ROWLOCK_VERSION so that "
+            "old runs stay on old code."
         )
+
+
+def _at(line: str | None) -> str:
+    return f" ({line})" if line else ""
 
 
 class Disconnected(RowlockError):

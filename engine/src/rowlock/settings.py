@@ -42,6 +42,10 @@ class Settings:
     transaction_connections: int = 10
     """Most connections of one process for ``@app.transaction`` steps, opened as needed."""
 
+    abandoned_steps: int = 10
+    """So many sync steps that nobody waits for any more, still at work in their threads, and a
+    process drains and is replaced by a fresh one. 0: never."""
+
     pgbouncer: bool = False
     """The URL leads to PgBouncer in transaction mode: no prepared statements, polling only."""
 
@@ -57,6 +61,10 @@ class Settings:
         for name in ("max_takeovers", "max_batch", "transaction_connections"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.abandoned_steps < 0:
+            raise ConfigurationError(
+                f"abandoned_steps must be at least 0 (never), not {self.abandoned_steps}"
+            )
         if self.lease_seconds < 1:
             raise ConfigurationError(
                 f"lease_seconds is {self.lease_seconds}; below 1 s a short pause of a process "

@@ -21,6 +21,7 @@ from rowlock.model.commands import (
     AwaitGroup,
     AwaitRun,
     Command,
+    Emit,
     ExecuteStep,
     ExecuteTransaction,
     Sleep,
@@ -120,6 +121,37 @@ class CommandCall(Call[R_co]):
     def wait(self) -> R_co:
         self._asked = True
         return cast("R_co", perform_blocking(self._command))
+
+
+class EmitCall(CommandCall[None]):
+    """An entry of a stream: a command of its workflow, or sent from inside a step."""
+
+    __slots__ = ("_entry",)
+
+    def __init__(self, command: Emit) -> None:
+        super().__init__(command)
+        self._entry = command
+        self._asked = self._asked or inside.step() is not None
+
+    async def _perform(self) -> None:
+        if inside.step() is None:
+            await super()._perform()
+        elif (run := inside.stage()) is not None:  # a step that is called alone shows nobody
+            await asyncio.wrap_future(run.emit(self._entry.name, self._entry.value))
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._perform().__await__()
+
+    def wait(self) -> None:
+        if inside.step() is None:
+            super().wait()
+        elif (run := inside.stage()) is not None:
+            if asyncio._get_running_loop() is not None:
+                raise MisplacedCall(
+                    "app.emit: `.wait()` would block the loop in an async step. Await the call in "
+                    f"step {inside.step()}."
+                )
+            run.emit(self._entry.name, self._entry.value).result()
 
 
 async def perform(command: Command) -> Any:
@@ -457,7 +489,7 @@ class AsyncStep(_StepBase, Generic[P, R]):
             )
         if inside.execution() is not None:
             return CommandCall(self._command(args, kwargs))
-        return cast("Coroutine[Any, Any, R]", self.function(*args, **kwargs))
+        return inside.awaited_alone(self.name, self.function(*args, **kwargs))
 
     def blocking(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the step from a sync workflow; outside a run, run it in a loop of its own."""
@@ -468,7 +500,7 @@ class AsyncStep(_StepBase, Generic[P, R]):
                 f"step {self.name}: `.blocking` would block the worker in an async workflow. "
                 f"Use `await {self.name}(…)`."
             )
-        return asyncio.run(cast("Coroutine[Any, Any, R]", self.function(*args, **kwargs)))
+        return asyncio.run(inside.awaited_alone(self.name, self.function(*args, **kwargs)))
 
 
 class SyncStep(_StepBase, Generic[P, R]):
@@ -488,13 +520,17 @@ class SyncStep(_StepBase, Generic[P, R]):
             )
         if inside.thread() is not None:
             return cast("R", perform_blocking(self._command(args, kwargs)))
-        return self.function(*args, **kwargs)
+        return self._alone(*args, **kwargs)
+
+    def _alone(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        with inside.step_alone(self.name):
+            return self.function(*args, **kwargs)
 
     async def in_thread(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the step in a thread, from an async workflow (or anywhere async outside a run)."""
         if inside.execution() is not None:
             return cast("R", await perform(self._command(args, kwargs)))
-        return await asyncio.to_thread(self.function, *args, **kwargs)
+        return await asyncio.to_thread(self._alone, *args, **kwargs)
 
 
 class _TransactionMixin(_StepBase):

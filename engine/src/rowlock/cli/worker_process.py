@@ -27,7 +27,7 @@ from rowlock.cli.main import USAGE, exit_code_of
 from rowlock.cli.options import log_options
 from rowlock.errors import ConfigurationError, RowlockError
 from rowlock.runtime.process import WorkerProcess
-from rowlock.runtime.supervisor import LONGEST_LINE, STOP_MARGIN_S, Line
+from rowlock.runtime.supervisor import LONGEST_LINE, STOP_MARGIN_S, USED_UP_CODE, Line
 from rowlock.runtime.tenure import WorkerOptions
 from rowlock.settings import Settings
 from rowlock.telemetry import logs
@@ -72,6 +72,12 @@ class Parent:
         with suppress(OSError):
             self._send(_encoded(Line(os.getpid(), "broken", 0, why)))
 
+    def tell_last_page(self) -> None:
+        """What was counted since the parent asked last; a parent that stands still misses it."""
+        telling = threading.Thread(target=self._tell_page, daemon=True)
+        telling.start()
+        telling.join(LAST_WORDS_S)
+
     def _send(self, line: bytes) -> None:
         """Waits until the parent has room for it: never to be called in the event loop."""
         with self._sending:
@@ -93,7 +99,8 @@ class Parent:
         except Exception:  # this thread has to see the parent go
             log.exception("the metrics of this process can't be told")
             line = _encoded(Line(os.getpid(), "counted", page=Page()))
-        self._send(line)
+        with suppress(OSError):  # the parent went meanwhile: who watches the socket sees it, too
+            self._send(line)
 
 
 def _encoded(line: Line) -> bytes:
@@ -140,6 +147,9 @@ def worker_process_command(
     except Exception:
         log.exception("the worker process failed")
         code, done = 1, False
+    if code == 0 and worker.is_used_up:
+        code = USED_UP_CODE
+    parent.tell_last_page()
     observer.close()
     if done and not _stuck_threads():
         runner.close()

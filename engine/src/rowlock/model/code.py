@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rowlock.model.envelope import Codecs
@@ -33,3 +33,5 @@ class Code:
     queues: tuple[str, ...]
     errors: ErrorRegistry
     codecs: Codecs | None = None
+    lines: Mapping[str, str] = field(default_factory=dict)
+    """Where its steps and workflows are defined, as ``file:line`` by name."""

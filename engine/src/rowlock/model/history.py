@@ -31,10 +31,13 @@ class Record:
 class Misfit(Exception):
     """The code does not fit the history."""
 
-    def __init__(self, place: str, expected: str, found: str) -> None:
+    def __init__(self, place: str, expected: str, found: str, expected_name: str = "") -> None:
         self.place = place
         self.expected = expected
         self.found = found
+        self.expected_name = expected_name
+        self.line: str | None = None
+        """Where the code makes the call, if that is known."""
         super().__init__(f"at {place}: expected {expected}, found {found}")
 
 
@@ -78,7 +81,7 @@ class History:
         if record is None:
             return False
         if record.kind != kind or record.name != name:
-            raise Misfit(place, str(record), describe(kind, name))
+            raise Misfit(place, str(record), describe(kind, name), record.name)
         return True
 
     def peek(self) -> Record:

@@ -21,6 +21,9 @@ class Retry:
     a random part of up to ``jitter`` of it. Jitter keeps the many that failed together from
     coming back together; 1.0 is the "full jitter" of the source.
 
+    An exception group, as asyncio.TaskGroup raises it, is worth another attempt if all errors in
+    it are, and is given up on for any one of them; a type of group can also be named itself.
+
     Source: Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015,
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
 
@@ -43,7 +46,7 @@ class Retry:
     """Which share of a delay is left to chance, from 0.0 to 1.0."""
 
     retry_on: tuple[type[Exception], ...] = (Exception,)
-    """Only errors of these types are worth another attempt."""
+    """Only errors of these types, and of types derived from them, are worth another attempt."""
 
     give_up_on: tuple[type[Exception], ...] = ()
     """Errors of these types are not, even if ``retry_on`` names them, too."""
@@ -80,17 +83,34 @@ class Retry:
                 "(TimeoutError,)",
             )
 
+        _require(
+            self.attempts == 1
+            or not all(issubclass(kind, self.give_up_on) for kind in self.retry_on),
+            f"retry_on is {self.retry_on!r} and give_up_on {self.give_up_on!r}, so no error would "
+            f"ever be tried again, though attempts is {self.attempts}",
+        )
+
     def after(self, error: BaseException, attempt: int, chance: float) -> timedelta | None:
         """Return how long to wait after ``attempt`` (from 1) ended in ``error``; None: give up.
 
         ``chance`` is a random number in [0, 1). What is no Exception, such as a cancellation,
         is never tried again.
         """
-        if attempt >= self.attempts or not isinstance(error, self.retry_on):
-            return None
-        if isinstance(error, self.give_up_on):
+        if attempt >= self.attempts or not self._is_worth(error) or self._is_hopeless(error):
             return None
         return self._longest_after(attempt) * (1.0 - self.jitter * chance)
+
+    def _is_worth(self, error: BaseException) -> bool:
+        if isinstance(error, self.retry_on):
+            return True
+        return isinstance(error, BaseExceptionGroup) and all(map(self._is_worth, error.exceptions))
+
+    def _is_hopeless(self, error: BaseException) -> bool:
+        if isinstance(error, self.give_up_on):
+            return True
+        return isinstance(error, BaseExceptionGroup) and any(
+            map(self._is_hopeless, error.exceptions)
+        )
 
     def _longest_after(self, attempt: int) -> timedelta:
         if not self.first_delay:

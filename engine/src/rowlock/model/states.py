@@ -37,8 +37,8 @@ class Outcome(StrEnum):
 
 
 TRANSITIONS: dict[TaskState, dict[str, TaskState | Outcome]] = {
-    TaskState.SCHEDULED: {"falls due": TaskState.READY},
-    TaskState.READY: {"claim": TaskState.RUNNING},
+    TaskState.SCHEDULED: {"falls due": TaskState.READY, "cancel": Outcome.CANCELLED},
+    TaskState.READY: {"claim": TaskState.RUNNING, "cancel": Outcome.CANCELLED},
     TaskState.RUNNING: {
         "suspend": TaskState.WAITING,
         "hand back": TaskState.READY,
@@ -46,12 +46,15 @@ TRANSITIONS: dict[TaskState, dict[str, TaskState | Outcome]] = {
         "block": TaskState.BLOCKED,
         "return": Outcome.SUCCEEDED,
         "raise": Outcome.FAILED,
+        "cancel": Outcome.CANCELLED,
         "give up": Outcome.DEAD,
+        "continue as new": Outcome.CONTINUED,
     },
     TaskState.WAITING: {
         "wake": TaskState.READY,
         "falls due": TaskState.READY,
         "wake, saved up": TaskState.SCHEDULED,
+        "cancel": Outcome.CANCELLED,
     },
-    TaskState.BLOCKED: {"resume": TaskState.READY},
+    TaskState.BLOCKED: {"resume": TaskState.READY, "cancel": Outcome.CANCELLED},
 }

@@ -19,7 +19,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
@@ -46,9 +47,9 @@ from rowlock.model.envelope import Codecs
 from rowlock.model.failure import Failure
 from rowlock.model.history import History, Locked, Misfit, Record, describe
 from rowlock.model.states import Outcome
-from rowlock.runtime import stopping
+from rowlock.runtime import source, stopping
 from rowlock.runtime.branches import Branch, RunLoop, Spinning
-from rowlock.runtime.in_flight import IN_MEMORY_S, InFlight
+from rowlock.runtime.in_flight import InFlight
 from rowlock.runtime.journal import EMPTY, LOST, RECORDED, REFUSED, UNDELIVERABLE, Journal
 from rowlock.runtime.outbox import Hanging, Outbox, raw
 from rowlock.runtime.request import Request, Result
@@ -78,6 +79,7 @@ class Host(Protocol):
     version: str
     journal: Journal
     observer: Observer
+    in_memory_s: float
 
     def execute_step(self, execution: Execution, request: Request) -> None: ...
     def start_keyed_child(self, execution: Execution, request: Request) -> None: ...
@@ -151,6 +153,8 @@ class Execution:
         self._failed_undos: list[tuple[str, BaseException]] = []
         self._verdict: BaseException | None = None
         """With what the run ends, once everything is undone."""
+        self._emitting: set[Future[None]] = set()
+        """Of entries that its steps wait to see written."""
         self._misfit: Misfit | None = None
         self._refusals = 0
         self._ending = False
@@ -177,6 +181,18 @@ class Execution:
     def next_due(self) -> float | None:
         """When its next timer falls due (loop time)."""
         return min((r.due for r in self._requests.values() if r.due is not None), default=None)
+
+    def waits_but_for(self, stuck: Container[Request]) -> bool:
+        """Whether it does nothing but wait, for timers, other runs, and these requests."""
+        if self.is_ending or self.busy or self._pumping or self._deliveries:
+            return False
+        return self._in_flight.waits_but_for(stuck)
+
+    def pass_time(self, seconds: float) -> None:
+        """A test lets time pass: its timers fall due so much earlier."""
+        self._loaded_at -= seconds
+        self._in_flight.pass_time(seconds)
+        self._stopping.pass_time(seconds)
 
     def context_for_child(self) -> str | None:
         """The trace context that the run's children start with."""
@@ -269,6 +285,7 @@ class Execution:
             if not self._history.called(place, command.kind, command.name):
                 self._fresh.append(request)
         except Misfit as misfit:
+            misfit.line = source.line_of_caller()
             self._misfit = self._misfit or misfit
         return future
 
@@ -323,7 +340,7 @@ class Execution:
         if request is None:
             waiting = [str(r) for r in self._requests.values() if not r.future.done()]
             found = "a wait for " + ", ".join(waiting[:3]) if waiting else "no such call"
-            raise Misfit(record.place, str(record), found)
+            raise Misfit(record.place, str(record), found, record.name)
         del self._requests[record.place]
         if not request.future.done():
             self._load(request, record.output, record.error).deliver()
@@ -401,6 +418,33 @@ class Execution:
     def _hear(self, hear: Any, *what: Any) -> None:
         if self.end is None:
             hear(*what)
+
+    # --- what its steps emit
+
+    def emit(self, stream: str, value: str) -> Future[None]:
+        """Append to a stream, from inside a step: in whatever thread that works."""
+        written: Future[None] = Future()
+        self._clock.call_soon_threadsafe(self._emit, stream, value, written)
+        return written
+
+    def _emit(self, stream: str, value: str, written: Future[None]) -> None:
+        def answered(verdict: str, detail: Any) -> None:
+            self._emitting.discard(written)
+            if written.done():
+                return
+            if verdict == LOST:
+                written.set_exception(LeaseLost(self.run_id, self.epoch))
+            elif verdict == REFUSED:
+                what = f"an entry of stream {stream}"
+                written.set_exception(InvalidValue(what, "", str(detail)))
+            else:
+                written.set_result(None)
+
+        if self.end is not None:
+            written.set_exception(LeaseLost(self.run_id, self.epoch))
+        else:
+            self._emitting.add(written)
+            self.outbox.emit(stream, value, answered)
 
     # --- outcomes
 
@@ -524,7 +568,8 @@ class Execution:
         undo = not undone and bool(self._undos) and self._is_failure(error)
         for record in self._history.undelivered():
             if record.place not in self._requests and not (undo and record.place.startswith(UNDO)):
-                raise Misfit(record.place, str(record), "the end of the workflow")
+                end = "the end of the workflow"
+                raise Misfit(record.place, str(record), end, record.name)
         self._ending = True
         self._cancel_branches()
         if self._verdict is not None:
@@ -698,6 +743,8 @@ class Execution:
             misfit.found,
             self.claimed.version or None,
             self.host.version or None,
+            misfit.line or source.line_of(self.workflow.function),
+            self.host.code.lines.get(misfit.expected_name),
         )
         return {
             "kind": "nondeterminism",
@@ -705,6 +752,8 @@ class Execution:
             "place": error.place,
             "expected": error.expected,
             "found": error.found,
+            "line": error.line,
+            "expected_line": error.expected_line,
             "recorded_version": error.recorded_version,
             "running_version": error.running_version,
         }
@@ -720,7 +769,7 @@ class Execution:
             return
         if self._stopping.is_delivered and not self.is_undoing:
             return  # it cleans up: that does not take long, and its claim counts meanwhile
-        if not self._in_flight.is_parked(self._clock.time() + IN_MEMORY_S):
+        if not self._in_flight.is_parked(self._clock.time() + self.host.in_memory_s):
             return
         self.host.room_changed()
         self.suspension.begin()
@@ -815,6 +864,9 @@ class Execution:
         self.host.unwatch(self)
         self._stopping.close()
         self._drop_code()
+        for written in self._emitting:
+            if not written.done():
+                written.set_exception(LeaseLost(self.run_id, self.epoch))
         self.host.unloaded(self, how)
         self.loop.forget()
         self.suspension.forget()

@@ -10,7 +10,7 @@ from rowlock.model.commands import StartChild
 from rowlock.model.states import Outcome
 from rowlock.runtime.journal import Done, Journal
 from rowlock.runtime.request import Request
-from rowlock.store.entries import Finish, Release, Step, Suspend, Wait, Watch
+from rowlock.store.entries import Emit, Finish, Release, Step, Suspend, Wait, Watch
 from rowlock.store.statements import Claimed
 
 
@@ -74,6 +74,11 @@ class Outbox:
             for name, value in hanging.items():
                 setattr(entry, name, value)
         self._journal.add(entry, done, self._is_closed)
+
+    def emit(self, stream: str, value: str, done: Done) -> None:
+        """Append to a stream, from inside a step. Sent even if the run is unloaded meanwhile."""
+        entry = Emit(self._run, self._epoch, stream, msgspec.Raw(value.encode()))
+        self._journal.add(entry, done)
 
     def wait(
         self,

@@ -2,7 +2,8 @@
 
 SIGTERM drains: it stops claiming, lets its runs finish within the grace, hands back the rest and
 exits 0. A second one stops at once. When the lease is lost a new tenure begins; nothing of the old
-one is kept.
+one is kept. A process with too many abandoned steps drains by itself: whoever started it starts
+another in its place.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import logging
 import signal
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 from rowlock.model.code import Code
+from rowlock.runtime.step_threads import StepThreads
 from rowlock.runtime.tenure import Tenure, WorkerOptions
 from rowlock.settings import Settings
 from rowlock.telemetry.observer import Observer
@@ -24,7 +25,6 @@ log = logging.getLogger("rowlock.worker")
 TICK_S = 0.5
 BLOCKED_S = 1.0
 """A loop that stands still for longer is worth a line in the log."""
-MOST_THREADS = 64
 
 OnStatus = Callable[[str, int], None]
 """Told ``starting``, ``ready``, ``lost`` or ``draining``, and how many runs are loaded."""
@@ -49,12 +49,16 @@ class WorkerProcess:
         self._observer = observer or Observer()
         self._draining = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._was_told = False
+        self.is_used_up = False
+        """It drains, or has drained, because of its abandoned steps: start another."""
         self._tenure: Tenure | None = None
 
     def drain(self) -> None:
         """Finish what runs, take nothing new; called again: stop now."""
-        if self._draining.is_set():
+        if self._was_told:
             self._stopping.set()
+        self._was_told = True
         self._draining.set()
 
     @property
@@ -68,11 +72,12 @@ class WorkerProcess:
         if signals:
             for number in (signal.SIGTERM, signal.SIGINT):
                 clock.add_signal_handler(number, self.drain)
-        threads = ThreadPoolExecutor(
-            max_workers=min(MOST_THREADS, self._options.slots + 4),
-            thread_name_prefix="rowlock-step",
+        threads = StepThreads(
+            self._options.slots,
+            most_abandoned=self._settings.abandoned_steps,
+            connections=self._settings.transaction_connections,
         )
-        ticking = asyncio.create_task(self._tick())
+        ticking = asyncio.create_task(self._tick(threads))
         draining = asyncio.create_task(self._draining.wait())
         try:
             while not self._draining.is_set():
@@ -88,9 +93,23 @@ class WorkerProcess:
         finally:
             ticking.cancel()
             draining.cancel()
-            threads.shutdown(wait=False, cancel_futures=True)
+            threads.close()
 
-    async def _tick(self) -> None:
+    def _retire(self, threads: StepThreads) -> None:
+        """Drain, because the threads of this process are lost to steps that nobody waits for."""
+        self.is_used_up = True
+        self._draining.set()
+        names = (f"{step} ({n} times)" for step, n in threads.abandoned.most_common(10))
+        log.warning(
+            "this process is used up and drains, another takes its place: %d abandoned steps are "
+            "still at work in its threads (ROWLOCK_ABANDONED_STEPS is %d): %s. Make them end by "
+            "themselves: time limits for what they wait for, or app.cancelled() in their loops.",
+            threads.abandoned.total(),
+            self._settings.abandoned_steps,
+            ", ".join(names),
+        )
+
+    async def _tick(self, threads: StepThreads) -> None:
         """Report the state, and notice when the loop was blocked: the lease hangs on it."""
         last = time.monotonic()
         while True:
@@ -107,6 +126,8 @@ class WorkerProcess:
                     self._settings.lease_seconds,
                     "; ".join(tenure.steps.running()) if tenure else "nothing",
                 )
+            if threads.are_used_up and not self._draining.is_set():
+                self._retire(threads)
             if self._draining.is_set():
                 status = "draining"
             elif tenure is None:

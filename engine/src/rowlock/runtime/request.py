@@ -8,6 +8,7 @@ from typing import Any
 
 from rowlock.model.commands import Command
 from rowlock.model.history import describe
+from rowlock.runtime.step_stop import StepStop
 
 
 class Request:
@@ -21,6 +22,7 @@ class Request:
         "future",
         "parked",
         "place",
+        "stop",
         "task",
         "timer",
     )
@@ -39,6 +41,8 @@ class Request:
         self.attempt = 0
         self.timer: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[Any] | None = None
+        self.stop = StepStop()
+        """Of the present attempt, if it is a step."""
 
     def cancel_timer(self) -> None:
         if self.timer is not None:
@@ -48,6 +52,7 @@ class Request:
     def cancel_work(self) -> None:
         """Stop whatever is under way for it."""
         self.cancel_timer()
+        self.stop.set()
         if self.task is not None:
             self.task.cancel()
 

@@ -1,8 +1,8 @@
 """Carries out steps: calls the function, tries again as its policy says, reports the end.
 
 The inside of a step is outside the run: it runs in a task (or thread) of its own, where asyncio is
-what it always is. A sync step that takes longer than its timeout is abandoned: its thread can't be
-stopped, but its late result is thrown away.
+what it always is. A sync step that takes longer than its timeout, or that nobody waits for any
+more, is abandoned: its thread can't be stopped, but its late result is thrown away.
 
 Reads: commands.  Writes: through the execution that asked.
 """
@@ -14,8 +14,8 @@ import contextvars
 import logging
 import random
 import time
-from collections.abc import Callable
-from concurrent.futures import Executor
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -24,8 +24,10 @@ from rowlock.model.commands import ExecuteStep, ExecuteTransaction
 from rowlock.model.failure import Failure
 from rowlock.runtime import inside
 from rowlock.runtime.execution import Execution
-from rowlock.runtime.in_flight import IN_MEMORY_S
+from rowlock.runtime.points import Points
 from rowlock.runtime.request import Request
+from rowlock.runtime.step_stop import StepStop
+from rowlock.runtime.step_threads import StepThreads
 from rowlock.store.connection import Backoff, Disconnected, SessionPool
 from rowlock.store.statements import RECORD_FAILED_TRANSACTION, RECORDED
 from rowlock.store.transactions import (
@@ -49,16 +51,18 @@ class StepRunner:
 
     def __init__(
         self,
-        threads: Executor,
+        threads: StepThreads,
         transactions: Transactions,
         side: SessionPool,
         connections: int,
         observer: Observer,
+        points: Points | None = None,
     ) -> None:
         self._threads = threads
         self._transactions = transactions
         self._side = side
         self._observer = observer
+        self._points = points
         self._active: dict[Request, tuple[Execution, float]] = {}
         self._places = asyncio.Semaphore(connections)
         """As many as there are connections: who waits for one must not hold a thread meanwhile."""
@@ -88,22 +92,27 @@ class StepRunner:
     async def _run_step(self, execution: Execution, request: Request) -> None:
         command = request.command
         assert isinstance(command, ExecuteStep)
-        inside.enter_step(command.name)
         try:
             while True:
                 self._begin_attempt(execution, request)
                 began = time.perf_counter()
                 try:
-                    value = await self._call(command)
+                    if self._points is not None:
+                        await self._points.calling(execution.claimed, request)
+                    value = await self._call(execution, request, command)
                     output, value = command.shape.store_and_load(value)
                 except BaseException as error:
                     seconds = self._end_attempt(execution, request, began, error)
                     if await self._try_again(execution, request, error):
                         continue
-                    if not request.parked and not _is_ours(execution, request, error):
+                    if not request.parked and not _nobody_waits(execution, request):
+                        if self._points is not None:
+                            await self._points.called(execution.claimed, request)
                         execution.record_failure(request, Failure.of(error), seconds)
                 else:
                     seconds = self._end_attempt(execution, request, began, None)
+                    if self._points is not None:
+                        await self._points.called(execution.claimed, request)
                     execution.record_step(request, value, output, seconds)
                 return
         finally:
@@ -111,6 +120,8 @@ class StepRunner:
 
     def _begin_attempt(self, execution: Execution, request: Request) -> None:
         request.attempt += 1
+        request.stop = StepStop()
+        inside.enter_step(request.command.name, request.stop, execution)
         logs.enter(
             logs.Where(
                 execution.run_text,
@@ -136,43 +147,48 @@ class StepRunner:
         self._observer.step_ended(execution.claimed, request.command.name, seconds, error)
         return seconds
 
-    async def _call(self, command: ExecuteStep) -> Any:
+    async def _call(self, execution: Execution, request: Request, command: ExecuteStep) -> Any:
         function = command.function
         if command.is_async:
             if command.timeout_s is None:
                 return await function(*command.args, **command.kwargs)
-            try:
-                async with asyncio.timeout(command.timeout_s) as limit:
-                    return await function(*command.args, **command.kwargs)
-            except TimeoutError:
-                if limit.expired():
-                    raise StepTimeout(command.name, command.timeout_s) from None
-                raise
+            async with _in_time(command, request.stop):
+                return await function(*command.args, **command.kwargs)
         context = contextvars.copy_context()
-        future = asyncio.get_running_loop().run_in_executor(
-            self._threads,
-            partial(context.run, _without_stop, function, *command.args, **command.kwargs),
+        call = self._threads.submit(
+            partial(context.run, _without_stop, function, *command.args, **command.kwargs)
         )
-        # Cancelling the future keeps one that has not begun from beginning; what has begun goes on
-        # in its thread, and what comes of it is void.
         try:
-            async with asyncio.timeout(command.timeout_s) as limit:
-                return await future
-        except TimeoutError:
-            if limit.expired():
-                assert command.timeout_s is not None
-                log.warning(
-                    "step %s goes on in its thread after its timeout; its result is void",
-                    command.name,
-                )
-                raise StepTimeout(command.name, command.timeout_s) from None
-            raise
+            async with _in_time(command, request.stop):
+                return await asyncio.wrap_future(call)
+        finally:
+            # One that has not begun never will; what has begun goes on, and its result is void.
+            if not call.cancel() and not call.done():
+                mark = self._abandon(execution, request)
+                call.add_done_callback(lambda _: self._threads.ended(mark))
+
+    def _abandon(
+        self, execution: Execution, request: Request, *, has_connection: bool = False
+    ) -> object:
+        """What is at work in a thread for a step is at work for nobody from now on."""
+        command = request.command
+        given_up = _nobody_waits(execution, request)
+        log.log(
+            logging.INFO if given_up else logging.WARNING,
+            "%s %s goes on in its thread after %s; %s",
+            command.kind,
+            command.name,
+            "its run gave it up" if given_up else "its timeout",
+            "it will be rolled back" if has_connection else "its result is void",
+        )
+        self._observer.step_abandoned(execution.claimed, command.name)
+        return self._threads.abandon(command.name, has_connection=has_connection)
 
     async def _try_again(
         self, execution: Execution, request: Request, error: BaseException
     ) -> bool:
         """Whether to go on with another attempt here and now (after a short pause)."""
-        if _is_ours(execution, request, error):
+        if _nobody_waits(execution, request):
             return False
         command = request.command
         assert isinstance(command, ExecuteStep)
@@ -191,7 +207,7 @@ class StepRunner:
             error,
             extra={"attempt": request.attempt},
         )
-        if delay_s > IN_MEMORY_S:
+        if delay_s > execution.host.in_memory_s:
             execution.park_retry(request, delay_s, Failure.of(error))
             return False
         await asyncio.sleep(delay_s)
@@ -211,7 +227,6 @@ class StepRunner:
     async def _transact_until_done(self, execution: Execution, request: Request) -> None:
         command = request.command
         assert isinstance(command, ExecuteTransaction)
-        inside.enter_step(command.name)
         conflicts = 0
         backoff = Backoff()
         while True:
@@ -241,7 +256,7 @@ class StepRunner:
                     await asyncio.sleep(random.uniform(0, 0.01 * conflicts))
                     continue
                 if not await self._try_again(execution, request, error):
-                    if not request.parked and not _is_ours(execution, request, error):
+                    if not request.parked and not _nobody_waits(execution, request):
                         await self._record_failed(execution, request, Failure.of(error), seconds)
                     return
             else:
@@ -251,6 +266,8 @@ class StepRunner:
     async def _transact(
         self, execution: Execution, request: Request, command: ExecuteTransaction, began: float
     ) -> None:
+        if self._points is not None:
+            await self._points.calling(execution.claimed, request)
         if command.is_async:
             await self._transact_here(execution, request, command, began)
             return
@@ -268,14 +285,11 @@ class StepRunner:
         transaction = await self._transactions.asynchronous()
         try:
             await transaction.begin(command.isolation)
-            try:
-                async with asyncio.timeout(command.timeout_s) as limit:
-                    value = await transaction.call(_in_context(command))
-            except TimeoutError:
-                if limit.expired():
-                    raise _timeout_of(command) from None
-                raise
+            async with _in_time(command, request.stop):
+                value = await transaction.call(_in_context(command))
             output, value = command.shape.store_and_load(value)
+            if self._points is not None:
+                await self._points.committing(execution.claimed, request)
         except BaseException:
             await transaction.abandon()
             raise
@@ -322,26 +336,29 @@ class StepRunner:
         began: float,
         over: asyncio.Future[None],
     ) -> None:
+        stop = request.stop
         transaction = await self._transactions.synchronous()
         call: asyncio.Future[Any] | None = None
         try:
             await transaction.begin(command.isolation)
+            stop.limit(command.timeout_s)
             call = asyncio.ensure_future(transaction.call(_in_context(command)))
-            await asyncio.wait([call], timeout=command.timeout_s)
+            await asyncio.wait(
+                [call, over], timeout=command.timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
             if not call.done():
-                if not over.done():
-                    log.warning(
-                        "transaction %s goes on in its thread after its timeout; it will be "
-                        "rolled back",
-                        command.name,
-                    )
-                    over.set_exception(_timeout_of(command))
-                await asyncio.wait([call])
+                mark = self._abandon(execution, request, has_connection=True)
+                call.add_done_callback(lambda _: self._threads.ended(mark))
+            if not over.done() and (not call.done() or stop.is_late):
+                over.set_exception(_timeout_of(command))
+            await asyncio.wait([call])
             value = call.result()
             if over.done():
                 await transaction.abandon()
                 return
             output, value = command.shape.store_and_load(value)
+            if self._points is not None:
+                await self._points.committing(execution.claimed, request)
         except BaseException:
             if call is None or call.done():  # else the process ends, and the thread is at work
                 await transaction.abandon()
@@ -375,6 +392,8 @@ class StepRunner:
         except BaseException:
             execution.unsettle(position)
             raise
+        if self._points is not None:
+            await self._points.committed(execution.claimed, request)
         execution.settle(position, request, value)
 
     async def _adopt(self, execution: Execution, request: Request) -> bool:
@@ -456,8 +475,25 @@ def _without_stop(function: Callable[..., Any], *args: Any, **kwargs: Any) -> An
         raise RuntimeError(f"the step raised StopIteration({error})") from error
 
 
-def _is_ours(execution: Execution, request: Request, error: BaseException) -> bool:
-    """Whether we cancelled the step ourselves, because nobody waits for it any more."""
-    return isinstance(error, asyncio.CancelledError) and (
-        execution.end is not None or request.future.done()
-    )
+@asynccontextmanager
+async def _in_time(command: ExecuteStep, stop: StepStop) -> AsyncIterator[None]:
+    """What is inside may take as long as the step's timeout; what comes of it later is void.
+
+    A step that was told so may have given half of its work: that is void however early it came.
+    """
+    stop.limit(command.timeout_s)
+    try:
+        async with asyncio.timeout(command.timeout_s) as limit:
+            yield
+    except Exception as error:
+        if limit.expired() or stop.is_late:
+            why = None if isinstance(error, TimeoutError) else error
+            raise _timeout_of(command) from why
+        raise
+    if limit.expired() or stop.is_late:
+        raise _timeout_of(command)
+
+
+def _nobody_waits(execution: Execution, request: Request) -> bool:
+    """Whether the run has given the step up: it was unloaded, or cancelled the step."""
+    return execution.end is not None or request.future.done()

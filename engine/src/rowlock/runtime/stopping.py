@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ class Stopping:
     ) -> None:
         self._run = execution
         self._clock = asyncio.get_running_loop()
-        self._timers: list[asyncio.TimerHandle] = []
+        self._timers: list[tuple[asyncio.TimerHandle, Callable[[], None]]] = []
         self._request: Request | None = None
         self._over: Request | None = None
         self.is_over = False
@@ -79,8 +80,7 @@ class Stopping:
         if seconds <= 0:
             self._ask(stop)
         else:
-            hold_or_do = self._run.suspension.hold_or_do
-            self._timers.append(self._clock.call_later(seconds, hold_or_do, self._ask, stop))
+            self._at(seconds, partial(self._run.suspension.hold_or_do, self._ask, stop))
 
     def on_request(self, request: CancelRequest) -> None:
         """Somebody wants the run cancelled."""
@@ -116,7 +116,7 @@ class Stopping:
         if self._run.is_undoing:
             return  # its code has failed by itself meanwhile
         if self._over is None:
-            self._timers.append(self._clock.call_later(max(0.0, grace_s), self._on_grace_over))
+            self._at(grace_s, self._on_grace_over)
         self._run.cancel_code()
 
     def _on_grace_over(self) -> None:
@@ -126,7 +126,7 @@ class Stopping:
             self._run.give_up(self.error)
             return
         self._run.record(self._expect_over())
-        self._timers.append(self._clock.call_later(PATIENCE_S, self._run.give_up, self.error))
+        self._at(PATIENCE_S, partial(self._run.give_up, self.error))
 
     def _expect_over(self) -> Request:
         future = self._run.loop.request_future()
@@ -154,9 +154,20 @@ class Stopping:
 
     def close(self) -> None:
         """The run's code has ended."""
-        for timer in self._timers:
+        for timer, _ in self._timers:
             timer.cancel()
         self._timers.clear()
+
+    def _at(self, seconds: float, do: Callable[[], None]) -> None:
+        self._timers.append((self._clock.call_later(max(0.0, seconds), do), do))
+
+    def pass_time(self, seconds: float) -> None:
+        """A test lets time pass: deadline and grace come so much earlier."""
+        timers, self._timers = self._timers, []
+        for timer, do in timers:
+            if not timer.cancelled():
+                timer.cancel()
+                self._at(timer.when() - seconds - self._clock.time(), do)
 
 
 def outcome_of(error: BaseException) -> Outcome:

@@ -38,6 +38,8 @@ log = logging.getLogger("rowlock.supervisor")
 
 BROKEN_CODE = 2
 """A child that can't run as it is configured exits with this; another try would end the same."""
+USED_UP_CODE = 10
+"""A child that has drained because of its abandoned steps exits with this: no failure."""
 FIRST_PAUSE_S = 0.2
 MOST_PAUSE_S = 10.0
 YOUNG_S = 30.0
@@ -112,6 +114,10 @@ class Process:
                 code = 1
             if self._ending or self._called_for.is_set():
                 pauses = 0
+                continue
+            if code == USED_UP_CODE:
+                pauses = 0
+                log.info("process %d was used up and has drained: a fresh one starts", self.number)
                 continue
             if code == BROKEN_CODE:
                 await self._broken()

@@ -23,6 +23,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from rowlock.errors import ConfigurationError, Disconnected, Refused, RowlockError
 from rowlock.settings import Settings
+from rowlock.store.tls import advice
 
 R = TypeVar("R")
 
@@ -36,6 +37,7 @@ __all__ = [
     "SessionPool",
     "Statement",
     "conninfo",
+    "describe",
     "refusal",
     "translated",
 ]
@@ -160,7 +162,7 @@ class Session:
                     found = await self._execute(connection, statement.sql, parameters)
             except psycopg.OperationalError as error:
                 await self._drop()
-                raise Disconnected(_describe(error)) from None
+                raise Disconnected(describe(error)) from None
             except TimeoutError:
                 await self._drop()
                 raise Disconnected(
@@ -169,7 +171,7 @@ class Session:
             except psycopg.Error as error:
                 if self._connection is not None and self._connection.closed:
                     await self._drop()
-                    raise Disconnected(_describe(error)) from None
+                    raise Disconnected(describe(error)) from None
                 raise refusal(error) from None
             except BaseException:
                 # Cancelled in mid-flight: what this connection would answer next is not known.
@@ -232,7 +234,7 @@ class Session:
                 yield notice.payload
             raise Disconnected("the listening connection was closed")
         except psycopg.OperationalError as error:
-            raise Disconnected(_describe(error)) from None
+            raise Disconnected(describe(error)) from None
         finally:
             await self._drop()
 
@@ -269,7 +271,7 @@ class translated:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, psycopg.OperationalError):
-            raise Disconnected(_describe(error)) from error
+            raise Disconnected(describe(error)) from error
         if isinstance(error, psycopg.Error):
             raise refusal(error) from error
 
@@ -293,7 +295,9 @@ def refusal(error: psycopg.Error) -> RowlockError:
     return Poisoned(f"PostgreSQL refused it: {message} (SQLSTATE {state})")
 
 
-def _describe(error: psycopg.Error) -> str:
-    """The error's first line. libpq names host and user, never the password."""
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
+def describe(error: psycopg.Error) -> str:
+    """The error's first line, and what to do. libpq names host and user, never the password."""
+    text = str(error).strip()
+    first = text.splitlines()[0] if text else type(error).__name__
+    more = advice(text)
+    return f"{first}. {more}" if more else first

@@ -23,7 +23,7 @@ from psycopg import Connection
 
 from rowlock.errors import ConfigurationError, SchemaTooNew, SchemaTooOld
 from rowlock.settings import Settings
-from rowlock.store.connection import Disconnected, conninfo, refusal
+from rowlock.store.connection import Disconnected, conninfo, describe, refusal
 
 _LOCK = 0x726F776C6F636B  # "rowlock"
 _HEADER = re.compile(r"^-- minimum code level: (\d+)$", re.MULTILINE)
@@ -95,7 +95,7 @@ def _connected(settings: Settings) -> Iterator[Connection[Any]]:
             _require_utf8(connection)
             yield connection
     except psycopg.OperationalError as error:
-        raise Disconnected(f"can't reach the database: {str(error).strip()}") from None
+        raise Disconnected(f"can't reach the database: {describe(error)}") from None
     except psycopg.Error as error:
         raise refusal(error) from None
 

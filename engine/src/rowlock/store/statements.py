@@ -203,10 +203,9 @@ MAIL = Statement(
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry of a stream."""
+    """An entry of a stream; ``ask`` is the number (from 1) of what was asked."""
 
-    run_id: UUID
-    stream: str
+    ask: int
     offset: int
     value: str
     emitted_at: datetime
@@ -214,13 +213,14 @@ class Entry:
 
 STREAMS = Statement(
     "streams",
-    'select s.run_id, s.stream, s."offset", s.value::text, s.emitted_at'
+    'select x.ask, s."offset", s.value::text, s.emitted_at'
     "  from unnest(%(runs)s::uuid[], %(streams)s::text[], %(offsets)s::bigint[])"
-    "       as x (run_id, stream, first)"
+    "       with ordinality as x (run_id, stream, first, ask)"
     " cross join lateral ("
     "       select y.* from rowlock.stream_entry as y"
     '        where y.run_id = x.run_id and y.stream = x.stream and y."offset" >= x.first'
-    '        order by y.run_id, y.stream, y."offset" limit %(limit)s) as s',
+    '        order by y.run_id, y.stream, y."offset" limit %(limit)s) as s'
+    ' order by x.ask, s."offset"',
     Entry,
 )
 
@@ -483,4 +483,12 @@ FLEET = Statement(
     " (select coalesce(json_agg(x), '[]') from rowlock.fleet_rates(%(app)s::text) as x)::text"
     " as rates",
     FleetRow,
+)
+
+# --- tests (functions/journal.sql reads it)
+
+SET_TEST_OFFSET = Statement(
+    "set_test_offset",
+    "select set_config('rowlock.test_offset', %(offset)s, false)",
+    _nothing,
 )

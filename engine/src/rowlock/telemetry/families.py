@@ -72,6 +72,12 @@ WORKER = (
         STEP_S,
     ),
     Family(
+        "rowlock_steps_abandoned_total",
+        COUNTER,
+        ("app", "workflow", "step"),
+        "Attempts at sync steps that went on in their threads after nobody waited for them.",
+    ),
+    Family(
         "rowlock_queue_wait_seconds",
         HISTOGRAM,
         ("app", "queue"),

@@ -61,6 +61,7 @@ class Metrics(Observer):
         self._run_bounds = FAMILIES["rowlock_run_seconds"].buckets
         self._steps = made["rowlock_step_seconds"]
         self._step_bounds = FAMILIES["rowlock_step_seconds"].buckets
+        self._abandoned = made["rowlock_steps_abandoned_total"]
         self._waits = made["rowlock_queue_wait_seconds"]
         self._wait_bounds = FAMILIES["rowlock_queue_wait_seconds"].buckets
         self._database_bounds = FAMILIES["rowlock_claim_seconds"].buckets
@@ -125,6 +126,9 @@ class Metrics(Observer):
             cells = self._steps[run.workflow, name, outcome]
         cells[0] += seconds
         cells[bisect_left(self._step_bounds, seconds) + 1] += 1
+
+    def step_abandoned(self, run: Claimed, name: str) -> None:
+        self._abandoned[run.workflow, name][0] += 1
 
     def run_ended(self, run: Claimed, status: str, seconds: float, failure: Failure | None) -> None:
         outcome = str(status)

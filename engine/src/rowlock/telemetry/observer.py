@@ -33,6 +33,9 @@ class Observer:
     ) -> None:
         """The attempt that began in this context is over. Nothing is recorded yet."""
 
+    def step_abandoned(self, run: Claimed, name: str) -> None:
+        """A sync step goes on in its thread although nobody waits for it any more."""
+
     def run_ended(self, run: Claimed, status: str, seconds: float, failure: Failure | None) -> None:
         """A run's outcome is committed, so long after its first claim by any worker."""
 
@@ -83,6 +86,10 @@ class Observers(Observer):
     ) -> None:
         for one in self._observers:
             one.step_ended(run, name, seconds, error)
+
+    def step_abandoned(self, run: Claimed, name: str) -> None:
+        for one in self._observers:
+            one.step_abandoned(run, name)
 
     def run_ended(self, run: Claimed, status: str, seconds: float, failure: Failure | None) -> None:
         for one in self._observers:
