@@ -416,7 +416,7 @@ class Judge:
                 if life.epoch <= epoch
             ]
             wanted = registered[0][::-1] if registered and status in ("failed", "cancelled") else []
-            if given["family"] in self.forced and status == "cancelled":
+            if given["family"] in self.forced:
                 # the last life may have been told before it ran any code
                 wanted = max(registered, key=len, default=[])[::-1][: len(numbers)]
             if numbers != wanted:

@@ -360,6 +360,7 @@ async def live_through(
             await asyncio.wait([quiet], timeout=world.rng.uniform(0.5, 4.0) * (4 if many else 1))
             await _stopped(disturbing)
             await quiet
+            await world.quiet()  # what was done last may have left something to do
             if again:
                 await world.redo()
         return world.findings(), world.happened
