@@ -121,6 +121,7 @@ class Execution:
         records: list[Record] = []
         waits: dict[str, Remembered] = {}
         stopped: Remembered | None = None
+        grace_over: Remembered | None = None
         for one in remembered:
             if one.position is None:
                 waits[one.place] = one
@@ -130,6 +131,8 @@ class Execution:
                 )
                 if one.place == stopping.PLACE:
                     stopped = one
+                elif one.place == stopping.OVER:
+                    grace_over = one
         self._history = History(records)
         self._requests: dict[str, Request] = {}
         """Asked for, and not delivered yet."""
@@ -145,7 +148,7 @@ class Execution:
             on_lost=self.lost,
         )
         self._in_flight = InFlight(self, waits, outcomes or {})
-        self._stopping = Stopping(self, stopped)
+        self._stopping = Stopping(self, stopped, grace_over)
         self._undos: list[ExecuteStep] = []
         self._failed_undos: list[tuple[str, BaseException]] = []
         self._verdict: BaseException | None = None
@@ -210,6 +213,11 @@ class Execution:
     def is_undoing(self) -> bool:
         """Its code has ended; what it did is being undone."""
         return self._verdict is not None
+
+    @property
+    def has_undos(self) -> bool:
+        """Something is registered to be undone."""
+        return bool(self._undos)
 
     # --- life
 
@@ -306,9 +314,15 @@ class Execution:
                 if self._main.done():
                     self._on_return(self._main)
                     return
+                if self._stopping.is_over and not self.is_undoing:
+                    self.give_up(self._stopping.error)
+                    return
                 if self.busy:
                     return
                 if self._history.replaying:
+                    if self._was_stuck_here():
+                        self._on_stuck()
+                        return
                     self._deliver_record(self._history.next())
                     continue
                 if self._fresh and not self._stopping.is_pending:
@@ -643,11 +657,10 @@ class Execution:
         if self._main is not None and not self._main.done():
             self._main.cancel()
 
-    def give_up(self, error: Cancelled | DeadlineExceeded) -> None:
-        """Its time to clean up is over, or it was given none: drop its code and end."""
+    def give_up(self, error: Cancelled | DeadlineExceeded, *, forced: bool = False) -> None:
+        """Its time to clean up is over: drop its code and end. ``forced``: and undo nothing."""
         if self.end is not None or self.is_ending:
             return
-        forced = not self._stopping.is_delivered
         log.warning(
             "the run's code was dropped: %s",
             "it was cancelled by force" if forced else "its time to clean up is over",
@@ -655,7 +668,7 @@ class Execution:
         )
         self._ending = True
         self._drop_code()
-        if forced or self._verdict is not None:
+        if forced:
             self._undos.clear()
         self._fail(self._verdict or error)
 
@@ -757,14 +770,7 @@ class Execution:
         if self.busy or self._deliveries or self.suspension or self._stopping.is_pending:
             return
         if not self._in_flight:
-            error = MisplacedCall(
-                f"workflow {self.workflow.name} waits for something that nothing in this run will "
-                "ever bring about, such as an asyncio.Event that is never set. A workflow may "
-                "wait for steps, timers, messages, events, other runs, and its own branches."
-            )
-            self._ending = True
-            self._cancel_branches()
-            self._fail(error)
+            self._on_stuck()
             return
         if self._stopping.is_delivered and not self.is_undoing:
             return  # it cleans up: that does not take long, and its claim counts meanwhile
@@ -772,6 +778,25 @@ class Execution:
             return
         self.host.room_changed()
         self.suspension.begin()
+
+    def _on_stuck(self) -> None:
+        error = MisplacedCall(
+            f"workflow {self.workflow.name} waits for something that nothing in this run will "
+            "ever bring about, such as an asyncio.Event that is never set. A workflow may "
+            "wait for steps, timers, messages, events, other runs, and its own branches."
+        )
+        self._ending = True
+        self._cancel_branches()
+        self._fail(error)
+
+    def _was_stuck_here(self) -> bool:
+        """Whether an earlier life found that nothing will ever happen, and began to undo."""
+        return (
+            not self.is_undoing
+            and bool(self._undos)
+            and self._history.peek().place.startswith(UNDO)
+            and all(request.future.done() for request in self._requests.values())
+        )
 
     def _send_suspend(self, force: bool, done: Any) -> None:
         watches = self.watches()
@@ -830,6 +855,8 @@ class Execution:
         except Spinning:
             log.warning("the workflow spins while it is unloaded", extra={"run": self.run_text})
         self._cancel_branches()
+        if self._main is not None and self._main.done() and not self._main.cancelled():
+            self._main.exception()  # nobody else looks at it, and asyncio would complain
         self._fresh.clear()
         self._in_flight.forget()
         self.busy = 0
