@@ -179,7 +179,7 @@ def test_a_blocked_run_says_why_and_can_be_resumed(
     assert status_of(database, run_id) == "ready"
     again = rowlock("resume", run_id, database=database)
     assert again.returncode == 1
-    assert "is ready, not blocked. Only a blocked run" in again.stderr
+    assert "is ready and can't be resumed: it has not ended" in again.stderr
 
 
 def test_an_unknown_run_is_an_error_without_a_traceback(shop: str) -> None:

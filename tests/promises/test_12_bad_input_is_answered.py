@@ -101,7 +101,7 @@ def test_asking_for_a_run_that_is_not_there_says_so(client: BlockingClient) -> N
 
 def test_resuming_what_is_not_blocked_is_refused(client: BlockingClient) -> None:
     run = client.start(sample.echo(1))
-    with pytest.raises(Refused, match="ready, not blocked"):
+    with pytest.raises(Refused, match="is ready and can"):
         run.resume()
 
 

@@ -22,7 +22,7 @@ import pytest
 
 from rowlock import App, Client, Run, Settings
 from rowlock.errors import RunFailed
-from rowlock.runtime import execution, in_flight, steps
+from rowlock.runtime import execution
 from rowlock.runtime.process import WorkerProcess
 from rowlock.runtime.tenure import WorkerOptions
 from rowlock.workflow import WorkflowCall
@@ -59,9 +59,12 @@ class Bench:
 
     def live(self, way: Way) -> None:
         """From now on runs live this way."""
-        in_memory_s = 3600.0 if way is Way.LOADED else 0.002
-        for module in (execution, in_flight, steps):
-            self.patch.setattr(module, "IN_MEMORY_S", in_memory_s)
+        self.wait_in_memory(3600.0 if way is Way.LOADED else 0.002)
+
+    def wait_in_memory(self, seconds: float) -> None:
+        """From now on timers up to this long are waited for in memory."""
+        assert self.process.tenure is not None
+        self.process.tenure.in_memory_s = seconds
 
     async def start(self, call: WorkflowCall[R], **options: Any) -> Run[R]:
         return await self.client.start(call, **options)
@@ -96,7 +99,8 @@ class Bench:
     @asynccontextmanager
     async def living(self, way: Way) -> AsyncIterator[None]:
         """Runs live this way; afterwards as before."""
-        before = in_flight.IN_MEMORY_S
+        assert self.process.tenure is not None
+        before = self.process.tenure.in_memory_s
         self.live(way)
         handing = asyncio.create_task(self._hand_back()) if way is Way.HANDED_BACK else None
         try:
@@ -106,8 +110,7 @@ class Bench:
                 handing.cancel()
                 with suppress(asyncio.CancelledError):
                     await handing
-            for module in (execution, in_flight, steps):
-                self.patch.setattr(module, "IN_MEMORY_S", before)
+            self.wait_in_memory(before)
 
     async def _hand_back(self) -> None:
         for _ in range(MOST_HAND_BACKS):
@@ -168,6 +171,7 @@ async def opened(
     try:
         async with app.client(settings) as client:
             work = Bench(app, client, process, sql, patch)
+            await until(lambda: process.tenure is not None)
             if way is not None:
                 work.live(way)
             yield work

@@ -55,7 +55,7 @@ async def test_outcomes_are_delivered_in_the_order_of_recording(bench: Open) -> 
 @pytest.mark.parametrize("way", [Way.UNLOADED, Way.HANDED_BACK])
 async def test_many_racing_runs_have_the_same_winners_on_replay(bench: Open, way: Way) -> None:
     async with bench(scenarios) as work, work.living(way):
-        work.patch.setattr("rowlock.runtime.execution.IN_MEMORY_S", 1.0)
+        work.wait_in_memory(1.0)
         runs = [await work.start(races(1)) for _ in range(10)]
         results = [await run.result(60) for run in runs]
         assert len({str(result) for result in results}) > 1  # they did race

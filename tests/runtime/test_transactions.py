@@ -352,7 +352,7 @@ async def test_transactions_cancelled_at_any_moment_lose_no_connection_and_write
     bench: Open, plain: bool
 ) -> None:
     async with bench(app, transaction_connections=2) as work:
-        work.patch.setattr("rowlock.runtime.execution.IN_MEMORY_S", 1.0)
+        work.wait_in_memory(1.0)
         runs = [await work.start(cancelled_at_random(plain, seed)) for seed in range(24)]
         for run in runs:
             await run.result(40)

@@ -106,6 +106,7 @@ class RunInfo:
     version: str | None
     priority: int
     generation: int
+    epoch: int
     created_at: datetime
     due_at: datetime | None
     started_at: datetime | None
@@ -138,6 +139,7 @@ class RunInfo:
             row.version,
             row.priority,
             row.generation,
+            row.epoch,
             row.created_at,
             row.due_at,
             row.started_at,

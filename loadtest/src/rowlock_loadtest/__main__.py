@@ -35,11 +35,16 @@ def main() -> None:
     parser.add_argument("--only", default="", help="scenarios, separated by commas")
     parser.add_argument("--beside-pgbench", action="store_true", help="single-row commits as well")
     parser.add_argument("--sleepers", type=int, default=10_000, help="runs that sleep at a time")
+    parser.add_argument("--children", type=int, default=10_000, help="of one parent (fan_out)")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
     names = chosen.only.split(",") if chosen.only else list(SCENARIOS)
     if unknown := set(names) - SCENARIOS.keys():
         parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+    options: dict[str, dict[str, int]] = {
+        "sleepers": {"runs": chosen.sleepers},
+        "fan_out": {"children": chosen.children},
+    }
     found: dict[str, list[Figures]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="rowlock-loadtest-") as folder:
         Path(folder).chmod(0o711)  # the server may run as another user
@@ -51,8 +56,7 @@ def main() -> None:
                     )
                 for name in names:
                     with bench.fresh(server) as one:
-                        options = {"runs": chosen.sleepers} if name == "sleepers" else {}
-                        found[name].append(SCENARIOS[name](one, **options))
+                        found[name].append(SCENARIOS[name](one, **options.get(name, {})))
     medians = {
         name: {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
         for name, rounds in found.items()

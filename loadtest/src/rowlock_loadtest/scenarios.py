@@ -145,6 +145,35 @@ def idle(bench: Bench, seconds: float = 20.0) -> Figures:
         }
 
 
+def fan_out(bench: Bench, children: int = 10_000) -> Figures:
+    """A parent of many children: how long all of it takes, and how often the parent was claimed."""
+    with _client(bench) as client, bench.workers(processes=2, slots=100):
+        client.start(workflows.fan_out(10)).result(timeout=60)
+        before = bench.read()
+        run = client.start(workflows.fan_out(children))
+        assert run.result(timeout=600) == sum(n * n for n in range(children))
+        figures = _costs(before, bench.read(), children)
+        # Each claim, and each time asleep, adds one to the epoch.
+        epoch = run.info().epoch
+    return figures | {"parent_claims": (epoch + 1) // 2}
+
+
+def messages(bench: Bench, runs: int = 50, each: int = 100) -> Figures:
+    """Messages from outside to runs that wait for them: sent all at once, then received."""
+    with _client(bench) as client, bench.workers(slots=64):
+        started = client.start_many([workflows.hears(each)] * runs)
+        bench.until("select count(*) from rowlock.task where state = 'waiting'", runs)
+        before = bench.read()
+        for run in started:
+            bench.connection.execute(
+                "select count(rowlock.send(%s, 'item', to_jsonb(n))) from generate_series(1, %s) n",
+                [run.id, each],
+            )
+        for run in started:
+            run.result(timeout=300)
+        return _costs(before, bench.read(), runs * each)
+
+
 SCENARIOS = {
     "steps": steps,
     "sequential": sequential,
@@ -153,4 +182,6 @@ SCENARIOS = {
     "replay": replay,
     "sleepers": sleepers,
     "idle": idle,
+    "fan_out": fan_out,
+    "messages": messages,
 }

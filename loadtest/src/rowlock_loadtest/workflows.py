@@ -43,3 +43,22 @@ async def sleeper(until: float) -> None:
     """Sleeps until a time (seconds since 1970)."""
     now = await app.now()
     await app.sleep(until - now.timestamp())
+
+
+@app.workflow
+async def square(n: int) -> int:
+    return n * n
+
+
+@app.workflow
+async def fan_out(count: int) -> int:
+    """As many children as are asked for, and the sum of what they give."""
+    return sum(await app.map(square(n) for n in range(count)))
+
+
+@app.workflow
+async def hears(count: int) -> int:
+    """Receives messages, one after the other."""
+    for _ in range(count):
+        await app.receive("item")
+    return count

@@ -182,6 +182,15 @@ class Stop:
     shape: ClassVar[Shape] = ANYTHING
 
 
+@dataclass(frozen=True, slots=True)
+class GraceOver:
+    """Not asked for by code either: the cancelled run's code is dropped here, and undone."""
+
+    name: str = ""
+    kind: ClassVar[str] = "grace_over"
+    shape: ClassVar[Shape] = NOTHING
+
+
 Command = (
     ExecuteStep
     | Sleep
@@ -196,6 +205,7 @@ Command = (
     | AwaitEvent
     | Emit
     | Stop
+    | GraceOver
 )
 
 

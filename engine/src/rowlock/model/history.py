@@ -84,6 +84,10 @@ class History:
             raise Misfit(place, str(record), describe(kind, name), record.name)
         return True
 
+    def peek(self) -> Record:
+        """The outcome that :meth:`next` gives. Only while ``replaying``."""
+        return self._order[self._cursor]
+
     def next(self) -> Record:
         """The next outcome to deliver. Only while ``replaying``."""
         record = self._order[self._cursor]

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Protocol
@@ -49,7 +49,7 @@ from rowlock.model.history import History, Locked, Misfit, Record, describe
 from rowlock.model.states import Outcome
 from rowlock.runtime import source, stopping
 from rowlock.runtime.branches import Branch, RunLoop, Spinning
-from rowlock.runtime.in_flight import IN_MEMORY_S, InFlight
+from rowlock.runtime.in_flight import InFlight
 from rowlock.runtime.journal import EMPTY, LOST, RECORDED, REFUSED, UNDELIVERABLE, Journal
 from rowlock.runtime.outbox import Hanging, Outbox, raw
 from rowlock.runtime.request import Request, Result
@@ -79,6 +79,7 @@ class Host(Protocol):
     version: str
     journal: Journal
     observer: Observer
+    in_memory_s: float
 
     def execute_step(self, execution: Execution, request: Request) -> None: ...
     def start_keyed_child(self, execution: Execution, request: Request) -> None: ...
@@ -120,6 +121,7 @@ class Execution:
         records: list[Record] = []
         waits: dict[str, Remembered] = {}
         stopped: Remembered | None = None
+        grace_over: Remembered | None = None
         for one in remembered:
             if one.position is None:
                 waits[one.place] = one
@@ -129,6 +131,8 @@ class Execution:
                 )
                 if one.place == stopping.PLACE:
                     stopped = one
+                elif one.place == stopping.OVER:
+                    grace_over = one
         self._history = History(records)
         self._requests: dict[str, Request] = {}
         """Asked for, and not delivered yet."""
@@ -144,7 +148,7 @@ class Execution:
             on_lost=self.lost,
         )
         self._in_flight = InFlight(self, waits, outcomes or {})
-        self._stopping = Stopping(self, stopped)
+        self._stopping = Stopping(self, stopped, grace_over)
         self._undos: list[ExecuteStep] = []
         self._failed_undos: list[tuple[str, BaseException]] = []
         self._verdict: BaseException | None = None
@@ -178,6 +182,23 @@ class Execution:
         """When its next timer falls due (loop time)."""
         return min((r.due for r in self._requests.values() if r.due is not None), default=None)
 
+    def waits_but_for(self, stuck: Container[Request]) -> bool:
+        """Whether it does nothing but wait, for timers, others, and these requests."""
+        if self.is_ending or self.busy or self._pumping or self._deliveries:
+            return False
+        return self._in_flight.waits_but_for(stuck)
+
+    def next_alarm(self) -> float | None:
+        """When time alone makes something happen (loop time): a timer, deadline or grace."""
+        times = (self.next_due(), self._stopping.next_due())
+        return min((time for time in times if time is not None), default=None)
+
+    def pass_time(self, seconds: float) -> None:
+        """A test lets time pass: all that comes with time comes so much nearer."""
+        self._loaded_at -= seconds
+        self._in_flight.pass_time(seconds)
+        self._stopping.pass_time(seconds)
+
     def context_for_child(self) -> str | None:
         """The trace context that the run's children start with."""
         own = self.host.observer.context_for_child(self.claimed)
@@ -192,6 +213,11 @@ class Execution:
     def is_undoing(self) -> bool:
         """Its code has ended; what it did is being undone."""
         return self._verdict is not None
+
+    @property
+    def has_undos(self) -> bool:
+        """Something is registered to be undone."""
+        return bool(self._undos)
 
     # --- life
 
@@ -288,9 +314,15 @@ class Execution:
                 if self._main.done():
                     self._on_return(self._main)
                     return
+                if self._stopping.is_over and not self.is_undoing:
+                    self.give_up(self._stopping.error)
+                    return
                 if self.busy:
                     return
                 if self._history.replaying:
+                    if self._was_stuck_here():
+                        self._on_stuck()
+                        return
                     self._deliver_record(self._history.next())
                     continue
                 if self._fresh and not self._stopping.is_pending:
@@ -625,11 +657,10 @@ class Execution:
         if self._main is not None and not self._main.done():
             self._main.cancel()
 
-    def give_up(self, error: Cancelled | DeadlineExceeded) -> None:
-        """Its time to clean up is over, or it was given none: drop its code and end."""
+    def give_up(self, error: Cancelled | DeadlineExceeded, *, forced: bool = False) -> None:
+        """Its time to clean up is over: drop its code and end. ``forced``: and undo nothing."""
         if self.end is not None or self.is_ending:
             return
-        forced = not self._stopping.is_delivered
         log.warning(
             "the run's code was dropped: %s",
             "it was cancelled by force" if forced else "its time to clean up is over",
@@ -637,7 +668,7 @@ class Execution:
         )
         self._ending = True
         self._drop_code()
-        if forced or self._verdict is not None:
+        if forced:
             self._undos.clear()
         self._fail(self._verdict or error)
 
@@ -739,21 +770,33 @@ class Execution:
         if self.busy or self._deliveries or self.suspension or self._stopping.is_pending:
             return
         if not self._in_flight:
-            error = MisplacedCall(
-                f"workflow {self.workflow.name} waits for something that nothing in this run will "
-                "ever bring about, such as an asyncio.Event that is never set. A workflow may "
-                "wait for steps, timers, messages, events, other runs, and its own branches."
-            )
-            self._ending = True
-            self._cancel_branches()
-            self._fail(error)
+            self._on_stuck()
             return
         if self._stopping.is_delivered and not self.is_undoing:
             return  # it cleans up: that does not take long, and its claim counts meanwhile
-        if not self._in_flight.is_parked(self._clock.time() + IN_MEMORY_S):
+        if not self._in_flight.is_parked(self._clock.time() + self.host.in_memory_s):
             return
         self.host.room_changed()
         self.suspension.begin()
+
+    def _on_stuck(self) -> None:
+        error = MisplacedCall(
+            f"workflow {self.workflow.name} waits for something that nothing in this run will "
+            "ever bring about, such as an asyncio.Event that is never set. A workflow may "
+            "wait for steps, timers, messages, events, other runs, and its own branches."
+        )
+        self._ending = True
+        self._cancel_branches()
+        self._fail(error)
+
+    def _was_stuck_here(self) -> bool:
+        """Whether an earlier life found that nothing will ever happen, and began to undo."""
+        return (
+            not self.is_undoing
+            and bool(self._undos)
+            and self._history.peek().place.startswith(UNDO)
+            and all(request.future.done() for request in self._requests.values())
+        )
 
     def _send_suspend(self, force: bool, done: Any) -> None:
         watches = self.watches()
@@ -812,6 +855,8 @@ class Execution:
         except Spinning:
             log.warning("the workflow spins while it is unloaded", extra={"run": self.run_text})
         self._cancel_branches()
+        if self._main is not None and self._main.done() and not self._main.cancelled():
+            self._main.exception()  # nobody else looks at it, and asyncio would complain
         self._fresh.clear()
         self._in_flight.forget()
         self.busy = 0

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from rowlock.runtime.execution import Execution
 
 IN_MEMORY_S = 1.0
-"""Timers up to this long are waited for in memory; longer ones cost a row and no slot."""
+"""Timers up to this long are waited for in memory; longer ones cost a row and no slot. What a
+worker goes by is its own option, of which this is the default."""
 
 
 class InFlight:
@@ -96,6 +97,20 @@ class InFlight:
             request.parked and (request.due is None or request.due > soon)
             for request in self._open.values()
         )
+
+    def waits_but_for(self, stuck: Container[Request]) -> bool:
+        """Whether something is open, and all of it is parked or one of these requests."""
+        return bool(self._open) and all(
+            request.parked or request in stuck for request in self._open.values()
+        )
+
+    def pass_time(self, seconds: float) -> None:
+        """A test lets time pass: timers fall due so much earlier."""
+        self._loaded_at -= seconds
+        for request in self._open.values():
+            if request.timer is not None and request.due is not None:
+                request.timer.cancel()
+                self._set_timer(request, request.due - seconds - self._clock.time())
 
     def watches(self) -> list[Watch]:
         """What is waited for, timers aside."""
@@ -194,7 +209,7 @@ class InFlight:
         wait = self._waiting_for(kind, request)
         if wait is not None:
             seconds = self._remaining(wait)
-        elif seconds > IN_MEMORY_S:
+        elif seconds > self._run.host.in_memory_s:
             self._journal_timer(request, kind, seconds, None, name=name, on_run=on_run)
         self._set_timer(request, seconds)
 
@@ -251,7 +266,7 @@ class InFlight:
         if request.future.done() or self._run.end is not None:
             return
         request.task = None
-        if delay_s > IN_MEMORY_S:
+        if delay_s > self._run.host.in_memory_s:
             self._journal_timer(request, "retry", delay_s, failure.to_json())
         self._park_until(request, delay_s)
         self._run.schedule_pump()

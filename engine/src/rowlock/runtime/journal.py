@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from rowlock.runtime.points import Points
 from rowlock.settings import Settings
 from rowlock.store.connection import Backoff, Disconnected, Poisoned, Session
 from rowlock.store.entries import Entry, Finish, Release, Step, Suspend, parameters, size_of
@@ -76,10 +77,12 @@ class Journal:
         on_ready: Callable[[], None] = lambda: None,
         on_tend: Callable[[], None] = lambda: None,
         observer: Observer,
+        points: Points | None = None,
     ) -> None:
         self._settings = settings
         self._worker_id = worker_id
-        self._session = Session(settings, "journal", timeout_s=settings.lease_seconds)
+        self.session = Session(settings, "journal", timeout_s=settings.lease_seconds)
+        """Its connection. A test says there what time it is."""
         self._items: deque[_Item] = deque()
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
@@ -89,6 +92,7 @@ class Journal:
         self._observer = observer
         self._groups: set[str] = set()
         """Of them children have ended in a batch that is committed: to be summed up by the next."""
+        self._points = points
 
     def add(self, entry: Entry, done: Done, is_dropped: Callable[[], bool] = lambda: False) -> None:
         """Write an entry with the next commit, and tell ``done``.
@@ -122,7 +126,7 @@ class Journal:
                             # Nothing moved: give whoever holds the locks time to let go.
                             await asyncio.sleep(random.uniform(0.002, 0.02))
         finally:
-            await self._session.close()
+            await self.session.close()
 
     def _take(self) -> list[_Item]:
         batch: list[_Item] = []
@@ -187,8 +191,10 @@ class Journal:
         groups = sorted(self._groups)
         while True:
             began = time.perf_counter()
+            if self._points is not None:
+                await self._points.writing(entries)
             try:
-                answers = await self._session.rows(
+                answers = await self.session.rows(
                     JOURNAL,
                     parameters(self._worker_id, entries, retrying=retrying, groups=groups),
                 )
@@ -219,6 +225,8 @@ class Journal:
                 continue
             self._groups = self._groups.difference(groups) | arrived
             self._observer.written(len(entries), time.perf_counter() - began)
+            if self._points is not None:
+                await self._points.written(entries, found)
             if any(map(_makes_ready, entries)):
                 self._on_ready()
             return found

@@ -24,7 +24,7 @@ from rowlock.model.commands import ExecuteStep, ExecuteTransaction
 from rowlock.model.failure import Failure
 from rowlock.runtime import inside
 from rowlock.runtime.execution import Execution
-from rowlock.runtime.in_flight import IN_MEMORY_S
+from rowlock.runtime.points import Points
 from rowlock.runtime.request import Request
 from rowlock.runtime.step_stop import StepStop
 from rowlock.runtime.step_threads import StepThreads
@@ -56,11 +56,13 @@ class StepRunner:
         side: SessionPool,
         connections: int,
         observer: Observer,
+        points: Points | None = None,
     ) -> None:
         self._threads = threads
         self._transactions = transactions
         self._side = side
         self._observer = observer
+        self._points = points
         self._active: dict[Request, tuple[Execution, float]] = {}
         self._places = asyncio.Semaphore(connections)
         """As many as there are connections: who waits for one must not hold a thread meanwhile."""
@@ -95,6 +97,8 @@ class StepRunner:
                 self._begin_attempt(execution, request)
                 began = time.perf_counter()
                 try:
+                    if self._points is not None:
+                        await self._points.calling(execution.claimed, request)
                     value = await self._call(execution, request, command)
                     output, value = command.shape.store_and_load(value)
                 except BaseException as error:
@@ -102,9 +106,13 @@ class StepRunner:
                     if await self._try_again(execution, request, error):
                         continue
                     if not request.parked and not _nobody_waits(execution, request):
+                        if self._points is not None:
+                            await self._points.called(execution.claimed, request)
                         execution.record_failure(request, Failure.of(error), seconds)
                 else:
                     seconds = self._end_attempt(execution, request, began, None)
+                    if self._points is not None:
+                        await self._points.called(execution.claimed, request)
                     execution.record_step(request, value, output, seconds)
                 return
         finally:
@@ -199,7 +207,7 @@ class StepRunner:
             error,
             extra={"attempt": request.attempt},
         )
-        if delay_s > IN_MEMORY_S:
+        if delay_s > execution.host.in_memory_s:
             execution.park_retry(request, delay_s, Failure.of(error))
             return False
         await asyncio.sleep(delay_s)
@@ -258,6 +266,8 @@ class StepRunner:
     async def _transact(
         self, execution: Execution, request: Request, command: ExecuteTransaction, began: float
     ) -> None:
+        if self._points is not None:
+            await self._points.calling(execution.claimed, request)
         if command.is_async:
             await self._transact_here(execution, request, command, began)
             return
@@ -278,6 +288,8 @@ class StepRunner:
             async with _in_time(command, request.stop):
                 value = await transaction.call(_in_context(command))
             output, value = command.shape.store_and_load(value)
+            if self._points is not None:
+                await self._points.committing(execution.claimed, request)
         except BaseException:
             await transaction.abandon()
             raise
@@ -345,6 +357,8 @@ class StepRunner:
                 await transaction.abandon()
                 return
             output, value = command.shape.store_and_load(value)
+            if self._points is not None:
+                await self._points.committing(execution.claimed, request)
         except BaseException:
             if call is None or call.done():  # else the process ends, and the thread is at work
                 await transaction.abandon()
@@ -378,6 +392,8 @@ class StepRunner:
         except BaseException:
             execution.unsettle(position)
             raise
+        if self._points is not None:
+            await self._points.committed(execution.claimed, request)
         execution.settle(position, request, value)
 
     async def _adopt(self, execution: Execution, request: Request) -> bool:

@@ -2,7 +2,8 @@
 
 It is recorded as a step at the place ``cancel``, so that a replay meets it at the same point. Then
 the run's function gets CancelledError where it waits. It may clean up (its steps are recorded, the
-run stays loaded) until the grace is over; then its code is dropped.
+run stays loaded) until the grace is over; then its code is dropped. Where something is to be undone
+after that, the drop is recorded too: a replay must have registered the same undos by then.
 
 Reads: the history's record of it, requests from the database.  Writes: through the Execution.
 """
@@ -11,13 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from rowlock.errors import Cancelled, DeadlineExceeded
-from rowlock.model.commands import Stop
+from rowlock.model.commands import GraceOver, Stop
 from rowlock.model.states import Outcome
 from rowlock.runtime.request import Request
 from rowlock.store.statements import Remembered
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
     from rowlock.runtime.execution import Execution
 
 PLACE = "cancel"
+OVER = "undo.0"
 DEADLINE_GRACE_S = 30.0
+PATIENCE_S = 1.0
+"""How long code that computes (a sync workflow's thread) may hold up the end of its grace."""
 
 
 class CancelRequest(msgspec.Struct):
@@ -44,11 +49,16 @@ decode_requests = msgspec.json.Decoder(dict[str, CancelRequest]).decode
 class Stopping:
     """See the module's text."""
 
-    def __init__(self, execution: Execution, recorded: Remembered | None) -> None:
+    def __init__(
+        self, execution: Execution, recorded: Remembered | None, over: Remembered | None
+    ) -> None:
         self._run = execution
         self._clock = asyncio.get_running_loop()
-        self._timers: list[asyncio.TimerHandle] = []
+        self._timers: list[tuple[asyncio.TimerHandle, Callable[[], None]]] = []
         self._request: Request | None = None
+        self._over: Request | None = None
+        self.is_over = False
+        """The code is to be dropped now."""
         self.is_delivered = False
         """The run's function has got its CancelledError."""
         if recorded is not None:
@@ -56,6 +66,8 @@ class Stopping:
             details = msgspec.json.decode(recorded.output or "{}")
             stop = Stop(recorded.name or "request", 0.0, details.get("reason"))
             self._expect(stop, recorded.due_in or 0.0)
+            if over is not None:
+                self._expect_over()
 
     @property
     def is_pending(self) -> bool:
@@ -68,8 +80,7 @@ class Stopping:
         if seconds <= 0:
             self._ask(stop)
         else:
-            hold_or_do = self._run.suspension.hold_or_do
-            self._timers.append(self._clock.call_later(seconds, hold_or_do, self._ask, stop))
+            self._at(seconds, partial(self._run.suspension.hold_or_do, self._ask, stop))
 
     def on_request(self, request: CancelRequest) -> None:
         """Somebody wants the run cancelled."""
@@ -78,7 +89,7 @@ class Stopping:
     def _on_request(self, request: CancelRequest) -> None:
         self._run.outbox.cancelled = True
         if request.force:
-            self._run.give_up(self.error_of(Stop("request", 0.0, request.reason)))
+            self._run.give_up(self.error_of(Stop("request", 0.0, request.reason)), forced=True)
         else:
             self._ask(Stop("request", request.grace_s, request.reason))
 
@@ -102,10 +113,31 @@ class Stopping:
         if future.cancelled() or future.exception() is not None:
             return  # the run is being unloaded
         self.is_delivered = True
-        self._timers.append(
-            self._clock.call_later(max(0.0, grace_s), self._run.give_up, self.error)
-        )
+        if self._run.is_undoing:
+            return  # its code has failed by itself meanwhile
+        if self._over is None:
+            self._at(grace_s, self._on_grace_over)
         self._run.cancel_code()
+
+    def _on_grace_over(self) -> None:
+        if self._run.is_ending or self._run.is_undoing or self._over is not None:
+            return
+        if not self._run.has_undos:
+            self._run.give_up(self.error)
+            return
+        self._run.record(self._expect_over())
+        self._at(PATIENCE_S, partial(self._run.give_up, self.error))
+
+    def _expect_over(self) -> Request:
+        future = self._run.loop.request_future()
+        future.add_done_callback(self._on_over_delivered)
+        self._over = request = Request(OVER, GraceOver(), future, contextvars.copy_context())
+        self._run.await_delivery(request)
+        return request
+
+    def _on_over_delivered(self, future: asyncio.Future[Any]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            self.is_over = True
 
     @property
     def error(self) -> Cancelled | DeadlineExceeded:
@@ -122,9 +154,30 @@ class Stopping:
 
     def close(self) -> None:
         """The run's code has ended."""
-        for timer in self._timers:
+        for timer, _ in self._timers:
             timer.cancel()
         self._timers.clear()
+
+    # --- its timers
+
+    def _at(self, seconds: float, do: Callable[[], None]) -> None:
+        self._timers.append((self._clock.call_later(max(0.0, seconds), do), do))
+
+    def next_due(self) -> float | None:
+        """When the deadline or the end of the grace comes (loop time)."""
+        now = self._clock.time()
+        return min((timer.when() for timer, _ in self._timers if timer.when() > now), default=None)
+
+    def pass_time(self, seconds: float) -> None:
+        """A test lets time pass: deadline and grace come so much earlier."""
+        now = self._clock.time()
+        timers, self._timers = self._timers, []
+        for timer, do in timers:
+            if timer.when() > now:  # else it has fired, or is about to
+                timer.cancel()
+                self._at(timer.when() - seconds - now, do)
+            else:
+                self._timers.append((timer, do))
 
 
 def outcome_of(error: BaseException) -> Outcome:

@@ -26,8 +26,10 @@ from rowlock.model.commands import StartChild
 from rowlock.model.failure import Failure
 from rowlock.runtime.claimer import Claimer
 from rowlock.runtime.execution import Execution
+from rowlock.runtime.in_flight import IN_MEMORY_S
 from rowlock.runtime.journal import Journal, WorkerGone
 from rowlock.runtime.keeper import LeaseExpired, LeaseKeeper
+from rowlock.runtime.points import Points
 from rowlock.runtime.request import Request
 from rowlock.runtime.step_threads import StepThreads
 from rowlock.runtime.steps import StepRunner
@@ -63,6 +65,8 @@ class WorkerOptions:
     """Queues it serves; None: all of its app's."""
     grace_s: float = 30.0
     """How long a draining worker lets its runs go on before it hands them back."""
+    in_memory_s: float = IN_MEMORY_S
+    """Timers up to this long are waited for in memory. 0: all are rows, as tests want it."""
 
 
 class Tenure:
@@ -78,13 +82,16 @@ class Tenure:
         worker_id: int,
         registered_at: float,
         observer: Observer,
+        points: Points | None = None,
     ) -> None:
         self.settings = settings
         self.code = code
         self.version = settings.version
         self.worker_id = worker_id
         self.observer = observer
+        self.in_memory_s = options.in_memory_s
         self._options = options
+        self._points = points
         self._control = control
         self._listener = Session(settings, "listen")
         self._side = SessionPool(
@@ -101,12 +108,18 @@ class Tenure:
             on_ready=self._poke,
             on_tend=self._poke_tender,
             observer=observer,
+            points=points,
         )
         self._transactions = Transactions(settings, threads.executor)
         self.steps = StepRunner(
-            threads, self._transactions, self._side, settings.transaction_connections, observer
+            threads,
+            self._transactions,
+            self._side,
+            settings.transaction_connections,
+            observer,
+            points,
         )
-        self._watcher = Watcher(self._control)
+        self.watcher = Watcher(self._control)
         self.tender = Tender(settings, control, on_ready=self._poke, observer=observer)
         self._keeper = LeaseKeeper(
             settings, control, worker_id, registered_at, self, suspects=self.steps.running
@@ -132,6 +145,7 @@ class Tenure:
         options: WorkerOptions,
         threads: StepThreads,
         observer: Observer,
+        points: Points | None = None,
     ) -> Tenure:
         """Show the app, register, take up a lease; waits for the database as long as needed."""
         control = Session(settings, "control", timeout_s=settings.lease_seconds / 2)
@@ -176,7 +190,15 @@ class Tenure:
                 f", version {settings.version}" if settings.version else "",
             )
             return cls(
-                settings, code, options, threads, control, worker_id, registered_at, observer
+                settings,
+                code,
+                options,
+                threads,
+                control,
+                worker_id,
+                registered_at,
+                observer,
+                points,
             )
 
     # --- its life
@@ -190,7 +212,7 @@ class Tenure:
                     group.create_task(self.journal.run(), name="journal"),
                     group.create_task(self._keeper.run(), name="keeper"),
                     group.create_task(self.tender.run(), name="tender"),
-                    group.create_task(self._watcher.run(), name="watcher"),
+                    group.create_task(self.watcher.run(), name="watcher"),
                 ]
                 self._claiming = group.create_task(self._claimer.run(), name="claimer")
                 services.append(self._claiming)
@@ -276,6 +298,17 @@ class Tenure:
     def _poke(self) -> None:
         self._claimer.poke()
 
+    def hear_now(self) -> int:
+        """Ask for all that loaded runs could hear of: heard when the watcher has done so many looks
+        and the lease was renewed."""
+        self._keeper.poke()
+        return self.watcher.look_again()
+
+    def look_now(self) -> None:
+        """Look for what is due and for work at once; a test knows that there is some."""
+        self._poke_tender()
+        self._poke()
+
     def _poke_tender(self) -> None:
         self.tender.expect(asyncio.get_running_loop().time())
 
@@ -285,8 +318,18 @@ class Tenure:
         return self._keeper.lease.is_trusted(asyncio.get_running_loop().time())
 
     @property
+    def trusted_until(self) -> float:
+        """Until when (loop time) it holds; every renewal moves it."""
+        return self._keeper.lease.trusted_until
+
+    @property
     def loaded(self) -> int:
         return len(self._executions)
+
+    @property
+    def executions(self) -> list[Execution]:
+        """The runs that are loaded."""
+        return list(self._executions.values())
 
     # --- slots, for the claimer
 
@@ -373,6 +416,8 @@ class Tenure:
         backoff = Backoff()
         while True:
             try:
+                if self._points is not None:
+                    await self._points.committing(execution.claimed, request)
                 [run_id] = await self._side.rows(
                     START_CHILD,
                     {
@@ -397,15 +442,17 @@ class Tenure:
                 execution.record_failure(request, Failure.of(error))
                 return
             else:
+                if self._points is not None:
+                    await self._points.committed(execution.claimed, request)
                 execution.record_child(request, run_id)
                 self._poke()
                 return
 
     def watch(self, execution: Execution, *, now: bool) -> None:
-        self._watcher.watch(execution, now=now)
+        self.watcher.watch(execution, now=now)
 
     def unwatch(self, execution: Execution) -> None:
-        self._watcher.unwatch(execution)
+        self.watcher.unwatch(execution)
 
     def unloaded(self, execution: Execution, how: str) -> None:
         if self._executions.get(execution.run_id) is execution:

@@ -40,6 +40,9 @@ class Watcher:
         self._watching: dict[Execution, None] = {}
         self._urgent: dict[Execution, None] = {}
         self._wanted = asyncio.Event()
+        self._begun = 0
+        self.done = 0
+        """How many looks are over."""
 
     def watch(self, execution: Execution, *, now: bool) -> None:
         """Look for what this run waits for, until it is unloaded."""
@@ -53,6 +56,12 @@ class Watcher:
         self._watching.pop(execution, None)
         self._urgent.pop(execution, None)
 
+    def look_again(self) -> int:
+        """Look for all of them now; what is asked for is found when so many looks are done."""
+        self._urgent |= self._watching
+        self._wanted.set()
+        return self._begun + 1
+
     async def run(self) -> None:
         """Look until cancelled."""
         backoff = Backoff()
@@ -63,8 +72,10 @@ class Watcher:
             except TimeoutError:
                 pass
             self._wanted.clear()
+            self._begun += 1
             urgent, self._urgent = self._urgent, {}
             if not self._watching:
+                self.done = self._begun
                 continue
             try:
                 if urgent:
@@ -72,6 +83,7 @@ class Watcher:
                 else:
                     await self._look(list(self._watching), thoroughly=False)
                 backoff.reset()
+                self.done = self._begun
             except Disconnected:
                 self._urgent = urgent | self._urgent
                 await asyncio.sleep(backoff.next_s())

@@ -169,7 +169,8 @@ class Session:
                     f"PostgreSQL did not answer {statement.name} within {self._timeout_s:g} s"
                 ) from None
             except psycopg.Error as error:
-                if self._connection is not None and self._connection.closed:
+                closed = self._connection is not None and self._connection.closed
+                if closed or is_unanswered(error):
                     await self._drop()
                     raise Disconnected(describe(error)) from None
                 raise refusal(error) from None
@@ -280,8 +281,18 @@ _PASSING = ("08", "25", "40", "53", "55", "57", "58", "XX")
 """Classes of SQLSTATE that pass by themselves: connections, a standby, conflicts, resources."""
 
 
+def is_unanswered(error: psycopg.Error) -> bool:
+    """Whether there was no answer at all: the connection was cut, and libpq does not know yet.
+
+    psycopg says "got no result from the query" then, an InternalError without a SQLSTATE.
+    """
+    return isinstance(error, psycopg.InternalError) and error.sqlstate is None
+
+
 def refusal(error: psycopg.Error) -> RowlockError:
     """What an error of PostgreSQL means to our callers."""
+    if is_unanswered(error):
+        return Disconnected(describe(error))
     state = error.sqlstate or ""
     message = error.diag.message_primary or str(error)
     if state.startswith("RL"):

@@ -484,3 +484,11 @@ FLEET = Statement(
     " as rates",
     FleetRow,
 )
+
+# --- tests (functions/journal.sql reads it)
+
+SET_TEST_OFFSET = Statement(
+    "set_test_offset",
+    "select set_config('rowlock.test_offset', %(offset)s, false)",
+    _nothing,
+)

@@ -1,0 +1,198 @@
+"""The harness for tests that are plain functions.
+
+One implementation: the async harness, in a loop of its own in a thread; each method here hands its
+call over and waits. While the test does something else, the worker works on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Self, TypeVar
+
+from rowlock.app import App
+from rowlock.blocking import BlockingClient, BlockingRun
+from rowlock.client import Run
+from rowlock.errors import MisplacedCall
+from rowlock.settings import Settings
+from rowlock.store.connection import Connection
+from rowlock.testing.crashes import CrashReport
+from rowlock.testing.databases import Databases
+from rowlock.testing.faults import Step
+from rowlock.testing.harness import A_YEAR, SETTINGS, SLOTS, Harness
+from rowlock.workflow import WorkflowCall
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class BlockingHarness:
+    """``with BlockingHarness(app) as harness:``; see :class:`rowlock.testing.Harness`."""
+
+    def __init__(
+        self,
+        app: App,
+        database_url: str | None = None,
+        *,
+        databases: Databases | None = None,
+        slots: int = SLOTS,
+        settings: Settings = SETTINGS,
+    ) -> None:
+        self.app = app
+        self._harness = Harness(
+            app, database_url, databases=databases, slots=slots, settings=settings
+        )
+        self._settings = settings
+        self._client: BlockingClient | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="rowlock-harness", daemon=True
+        )
+        self._thread.start()
+        try:
+            self._wait(self._harness.__aenter__())
+            settings = self._settings.with_(database_url=self.database_url)
+            self._client = self.app.blocking_client(settings).__enter__()
+        except BaseException as error:
+            self.__exit__(type(error))
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._loop is None or self._thread is None:
+            return
+        try:
+            if self._client is not None:
+                self._client.__exit__()
+                self._client = None
+            if self._harness.is_open:
+                self._wait(self._harness.__aexit__(kind))
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+            self._loop = self._thread = None
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._loop is None:
+            work.close()
+            raise MisplacedCall(
+                "the harness is not open: use `with BlockingHarness(app) as harness:`"
+            )
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # such as Ctrl-C: nobody waits for it any more
+            raise
+
+    @property
+    def database_url(self) -> str:
+        """Where the test's data is, for connections of your own."""
+        return self._harness.database_url
+
+    @property
+    def client(self) -> BlockingClient:
+        """A client of the app: to send, cancel, list and whatever else clients do."""
+        if self._client is None:
+            raise MisplacedCall(
+                "the harness is not open: use `with BlockingHarness(app) as harness:`"
+            )
+        return self._client
+
+    def start(
+        self,
+        call: WorkflowCall[R],
+        *,
+        key: str | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        delay: timedelta | float | None = None,
+        deadline: timedelta | float | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        connection: Connection[Any] | None = None,
+    ) -> BlockingRun[R]:
+        """Start a run; see :meth:`rowlock.client.Client.start`."""
+        return self.client.start(
+            call,
+            key=key,
+            queue=queue,
+            priority=priority,
+            delay=delay,
+            deadline=deadline,
+            attributes=attributes,
+            connection=connection,
+        )
+
+    def run(self, call: WorkflowCall[R], *, within: timedelta = A_YEAR) -> R:
+        """Start a run and give its result; see :meth:`Harness.run`."""
+        return self._wait(self._harness.run(call, within=within))
+
+    def result(self, run: BlockingRun[R], *, within: timedelta = A_YEAR) -> R:
+        """The result of a run; see :meth:`Harness.result`."""
+        same = Run[R](self._harness.client, run.id, run._run._shape)
+        return self._wait(self._harness.result(same, within=within))
+
+    def run_until_idle(self) -> None:
+        """Let everything happen that can happen without time passing."""
+        self._wait(self._harness.run_until_idle())
+
+    def run_until_done(self, *, within: timedelta = A_YEAR) -> None:
+        """Let time pass until no run waits for a timer any more."""
+        self._wait(self._harness.run_until_done(within=within))
+
+    def advance(self, by: timedelta) -> None:
+        """Let so much time pass; see :meth:`Harness.advance`."""
+        self._wait(self._harness.advance(by))
+
+    def now(self) -> datetime:
+        """What time it is for workflows."""
+        return self._wait(self._harness.now())
+
+    def crash_after(self, step: Step, *, nth: int = 1) -> None:
+        """See :meth:`Harness.crash_after`."""
+        self._harness.crash_after(step, nth=nth)
+
+    def crash_before_record(self, step: Step, *, nth: int = 1) -> None:
+        """See :meth:`Harness.crash_before_record`."""
+        self._harness.crash_before_record(step, nth=nth)
+
+    def takeover(self, step: Step, *, nth: int = 1) -> None:
+        """See :meth:`Harness.takeover`."""
+        self._harness.takeover(step, nth=nth)
+
+    def hang(self, step: Step, *, nth: int = 1) -> None:
+        """See :meth:`Harness.hang`."""
+        self._harness.hang(step, nth=nth)
+
+    def crash(self) -> None:
+        """Kill the worker now; see :meth:`Harness.crash`."""
+        self._wait(self._harness.crash())
+
+    def exhaust_crashes(
+        self,
+        call: Callable[[], WorkflowCall[Any]],
+        *,
+        prepare: Callable[[Harness], Awaitable[object] | object] | None = None,
+        drive: Callable[[Harness, Run[Any]], Awaitable[object]] | None = None,
+        effects: Callable[[Harness], Awaitable[object] | object] | None = None,
+        history: bool = True,
+        at_once: int = 1,
+    ) -> CrashReport:
+        """See :meth:`Harness.exhaust_crashes`. The functions get an async harness."""
+        return self._wait(
+            self._harness.exhaust_crashes(
+                call,
+                prepare=prepare,
+                drive=drive,
+                effects=effects,
+                history=history,
+                at_once=at_once,
+            )
+        )
