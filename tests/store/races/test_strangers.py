@@ -52,6 +52,31 @@ def changes_the_settings_of_all_queues(stranger: Session, world: World) -> None:
     stranger.run("update rowlock.queue set declared_at = declared_at")
 
 
+def sends_to_every_run(stranger: Session, world: World) -> None:
+    stranger.run("select rowlock.send(run_id, 'approval') from rowlock.task order by run_id")
+
+
+def sets_an_event_of_every_run(stranger: Session, world: World) -> None:
+    stranger.run("select rowlock.set_event(run_id, 'progress') from rowlock.task order by run_id")
+
+
+def emits_into_every_run(stranger: Session, world: World) -> None:
+    stranger.run("select rowlock.emit(run_id, 'log') from rowlock.task order by run_id")
+
+
+def cancels_every_run_at_work(stranger: Session, world: World) -> None:
+    stranger.run("select rowlock.cancel(run_id) from rowlock.task where state = 'running'")
+
+
+def cancels_at_repeatable_read(stranger: Session, world: World) -> None:
+    stranger.rollback()
+    cancels_every_run_at_work(stranger.begin("repeatable read"), world)
+
+
+def forks_every_run(stranger: Session, world: World) -> None:
+    stranger.run("select rowlock.fork(run_id) from rowlock.task")
+
+
 def shows_the_app(stranger: Session, world: World) -> None:
     stranger.run(
         "select rowlock.show_app('shop', array['default', 'fresh'], array['fulfil', 'sort'],"
@@ -75,6 +100,12 @@ def resumes_a_run(stranger: Session, world: World) -> None:
         holds_a_running_task,
         changes_the_settings_of_all_queues,
         shows_the_app,
+        sends_to_every_run,
+        sets_an_event_of_every_run,
+        emits_into_every_run,
+        cancels_every_run_at_work,
+        cancels_at_repeatable_read,
+        forks_every_run,
         resumes_a_run,
     ],
 )
