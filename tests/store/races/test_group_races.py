@@ -243,13 +243,18 @@ def test_a_child_that_continues_counts_when_it_ends(world: World) -> None:
     assert world.state(group.parent.run_id) == "ready"
 
 
-def test_a_finish_that_is_sent_again_counts_once(world: World) -> None:
+def test_a_finish_that_is_sent_again_counts_once_and_is_summed_up(world: World) -> None:
+    """The answer to its commit was lost, and with it the group's name."""
     group = family(world, 2)
     group.sleep()
-    ends = finish(group.members[0])
-    group.worker.journal(ends)
-    assert group.worker.journal(ends, retrying=True, groups=[group.group]).of(ends) == "written"
-    assert arrived(world) == 1
+    ends = [finish(member) for member in group.members]
+    group.worker.journal(*ends)
+    again = group.worker.journal(*ends, retrying=True)
+    assert [again.of(entry) for entry in ends] == ["written", "written"]
+    assert arrived(world) == 2
+    assert again.groups == [group.group]
+    group.tally()
+    assert world.state(group.parent.run_id) == "ready"
 
 
 def test_a_zombies_finish_does_not_count(world: World) -> None:

@@ -284,6 +284,17 @@ begin
                     and exists (select from rowlock.task as t
                                  where t.run_id = e.run and t.epoch = e.epoch + 1
                                    and t.state = 'waiting'));
+        if p_retrying and p_finishes @> '[{"grouped": true}]' then
+            -- The answer that named their groups was lost with the rest.
+            return query
+            select -1, 'arrived', to_jsonb(array_agg(distinct
+                       format('%s:%s:%s', r.parent_id, r.parent_generation, r.parent_place)))
+              from jsonb_to_recordset(p_finishes) as e (run uuid, epoch integer, grouped boolean)
+              join rowlock.outcome as o on o.run_id = e.run and o.epoch = e.epoch
+              join rowlock.run as r on r.id = e.run
+             where e.grouped and r.child_index is not null and not e.run = any (v_held)
+            having count(*) > 0;
+        end if;
         if v_held = '{}' then
             return;
         end if;
