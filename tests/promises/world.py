@@ -35,6 +35,7 @@ DEADLINE_S = 150.0
 SLOW_S = 30.0
 GRACES_S = (0.0, 0.01, 0.1, 0.4)
 IN_MEMORY_S = (0.002, 0.02, 1.0)
+"""Of a worker for good: a timer that was begun in memory must be waited for there."""
 
 
 class World:
@@ -253,8 +254,7 @@ class OneProcess(World):
             self._hand_back: 14,
             self._hand_back_all: 1,
             self._expire: 1,
-            self._drain: 0.5,
-            self._timers: 3,
+            self._drain: 1,
         }
 
     async def _hand_back(self) -> None:
@@ -280,12 +280,6 @@ class OneProcess(World):
         self.hire()
         # waited for, not awaited: this may be cancelled, and the worker must not be
         await asyncio.wait([task], timeout=60)
-
-    async def _timers(self) -> None:
-        """From now on timers of another length unload a run."""
-        for process, _ in self._workers:
-            if process.tenure is not None:
-                process.tenure.in_memory_s = self.rng.choice(IN_MEMORY_S)
 
 
 class Processes(World):
