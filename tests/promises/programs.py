@@ -238,7 +238,7 @@ class View:
 
     def saw(self, op: Op, what: str, value: Any = None, place: str = "") -> None:
         """Note something, unless the code is being thrown away: then it sees no history."""
-        if not self.run.is_over:
+        if not self.run.is_over and not self.run.is_undoing:
             seen.saw(self.life, (op[1], what, place, text_of(value)))
 
     def got(self, op: Op, value: Any) -> Any:
@@ -666,7 +666,11 @@ class Drawing:
             case "within":
                 return [kind, n, short, inner()]
             case "guard":
-                return [kind, n, inner(), inner(2)]
+                cleanup = inner(2)
+                if rng.random() < 0.3:  # does not end by itself, if the run is cancelled
+                    self._count += 1
+                    cleanup.append(["receive", self._count, topic, None])
+                return [kind, n, inner(), cleanup]
             case "child":
                 return [kind, n, self.node(depth + 2)]
             case "handle":
