@@ -311,7 +311,7 @@ async def cleans_up() -> str:
         await do("clean")
 
 
-@pytest.mark.parametrize("place", ["undo.1", "undo.2", "4"])
+@pytest.mark.parametrize("place", ["undo.1", "undo.2", "3"])
 async def test_what_came_of_a_cancel_is_never_kept(bench: Open, place: str) -> None:
     """Without the cancel it would fit no code: the redo begins where the cancel was seen."""
     async with bench(app, noise=("was cancelled",)) as work:
