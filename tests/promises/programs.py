@@ -27,7 +27,7 @@ from uuid import UUID, uuid4
 import psycopg
 
 from rowlock import App, Retry
-from rowlock.runtime import execution, in_flight, inside, steps
+from rowlock.runtime import inside
 from rowlock.workflow import Child, WorkflowCall
 
 app = App("programs")
@@ -40,8 +40,7 @@ Entry = tuple[int, str, str, str]
 """What code saw: operation, what, place, value as text."""
 
 FOLDER = "PROGRAMS_SEEN"
-IN_MEMORY = "PROGRAMS_IN_MEMORY_S"
-"""Set in worker processes: where to keep what happened, how long timers stay in memory."""
+"""Set in worker processes: the folder where to keep what happened."""
 
 ATTEMPTS = 4
 AGAIN = Retry(attempts=ATTEMPTS, first_delay=timedelta(milliseconds=4), jitter=0.5)
@@ -137,10 +136,6 @@ class Seen:
 
 
 seen = Seen(os.environ.get(FOLDER, ""))
-
-if os.environ.get(IN_MEMORY):
-    for _module in (execution, in_flight, steps):
-        setattr(_module, "IN_MEMORY_S", float(os.environ[IN_MEMORY]))  # noqa: B010
 
 
 # --- steps
@@ -243,7 +238,7 @@ class View:
 
     def saw(self, op: Op, what: str, value: Any = None, place: str = "") -> None:
         """Note something, unless the code is being thrown away: then it sees no history."""
-        if not self.run.is_over:
+        if not self.run.is_over and not self.run.is_undoing:
             seen.saw(self.life, (op[1], what, place, text_of(value)))
 
     def got(self, op: Op, value: Any) -> Any:
@@ -671,7 +666,11 @@ class Drawing:
             case "within":
                 return [kind, n, short, inner()]
             case "guard":
-                return [kind, n, inner(), inner(2)]
+                cleanup = inner(2)
+                if rng.random() < 0.3:  # does not end by itself, if the run is cancelled
+                    self._count += 1
+                    cleanup.append(["receive", self._count, topic, None])
+                return [kind, n, inner(), cleanup]
             case "child":
                 return [kind, n, self.node(depth + 2)]
             case "handle":

@@ -25,12 +25,10 @@ AT_ONCE = 12
 """Programs that share a world."""
 
 
-async def _round(
-    server: Server, template: str, patch: pytest.MonkeyPatch, seed: int
-) -> Counter[str]:
+async def _round(server: Server, template: str, seed: int) -> Counter[str]:
     families = {f"{seed}.{n}": draw(f"{seed}.{n}") for n in range(AT_ONCE)}
     with postgres.new_database(server, template) as database:
-        found, happened = await live_through(database, patch, families, seed)
+        found, happened = await live_through(database, families, seed)
     report = "\n\n".join("\n".join([family, *lines]) for family, lines in found.items())
     assert not found, f"seed {seed}: {report}"
     return happened
@@ -39,15 +37,15 @@ async def _round(
 @pytest.mark.timeout(SECONDS + 900)
 @pytest.mark.parametrize("seed", [1, 2, 3, 4, SEED], ids=["1", "2", "3", "4", "drawn"])
 async def test_whatever_happens_a_program_does_what_it_says(
-    server: Server, template: str, monkeypatch: pytest.MonkeyPatch, seed: int
+    server: Server, template: str, seed: int
 ) -> None:
     print(f"programs: seed {seed}")
-    happened = await _round(server, template, monkeypatch, seed)
+    happened = await _round(server, template, seed)
     if seed == SEED:
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
             seed += 1
-            happened += await _round(server, template, monkeypatch, seed)
+            happened += await _round(server, template, seed)
     print(f"programs: {dict(happened)}, to seed {seed}")
 
 
@@ -58,7 +56,7 @@ async def test_what_every_life_saw_is_the_same_in_fresh_processes_with_other_has
     """Worker processes are killed at random moments; the next have another PYTHONHASHSEED."""
     print(f"programs: seed {SEED}")
     families = {f"{SEED}.{n}": draw(f"{SEED}.{n}", slow=20.0) for n in range(40)}
-    found, happened = await live_through(database, tmp_path, families, SEED)
+    found, happened = await live_through(database, families, SEED, folder=tmp_path)
     report = "\n\n".join("\n".join([family, *lines]) for family, lines in found.items())
     assert not found, f"seed {SEED}: {report}"
     print(f"programs: {dict(happened)}")

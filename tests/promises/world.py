@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-import pytest
 
 from promises import programs
 from promises.judge import Judge
 from promises.programs import Program, app, call_of, seen
 from rowlock import Client, Run, Settings
 from rowlock.errors import Refused
-from rowlock.runtime import execution, in_flight, steps
+from rowlock.runtime import execution
 from rowlock.runtime.process import WorkerProcess
 from rowlock.runtime.tenure import WorkerOptions
 from workers import checks
@@ -35,6 +34,8 @@ WORKERS = 2
 DEADLINE_S = 150.0
 SLOW_S = 30.0
 GRACES_S = (0.0, 0.01, 0.1, 0.4)
+IN_MEMORY_S = (0.002, 0.02, 1.0)
+"""Of a worker for good: a timer that was begun in memory must be waited for there."""
 
 
 class World:
@@ -220,18 +221,16 @@ class World:
 class OneProcess(World):
     """Workers in this process: runs are handed back, workers declared dead while they work on."""
 
-    def __init__(
-        self, database: str, client: Client, patch: pytest.MonkeyPatch, seed: int | str
-    ) -> None:
+    def __init__(self, database: str, client: Client, seed: int | str) -> None:
         super().__init__(database, client, seed)
-        self._patch = patch
         self._workers: list[tuple[WorkerProcess, asyncio.Task[None]]] = []
 
     def hire(self) -> None:
         settings = Settings(
             database_url=self.database, poll_seconds=0.3, lease_seconds=2.0, max_takeovers=10_000
         )
-        process = WorkerProcess(settings, app.code, WorkerOptions(slots=30, grace_s=0.2))
+        options = WorkerOptions(slots=30, grace_s=0.2, in_memory_s=self.rng.choice(IN_MEMORY_S))
+        process = WorkerProcess(settings, app.code, options)
         self._workers.append((process, asyncio.create_task(process.run(signals=False))))
 
     async def close(self) -> None:
@@ -255,8 +254,7 @@ class OneProcess(World):
             self._hand_back: 14,
             self._hand_back_all: 1,
             self._expire: 1,
-            self._drain: 0.5,
-            self._timers: 3,
+            self._drain: 1,
         }
 
     async def _hand_back(self) -> None:
@@ -283,11 +281,6 @@ class OneProcess(World):
         # waited for, not awaited: this may be cancelled, and the worker must not be
         await asyncio.wait([task], timeout=60)
 
-    async def _timers(self) -> None:
-        seconds = self.rng.choice([0.002, 0.02, 1.0])
-        for module in (execution, in_flight, steps):
-            self._patch.setattr(module, "IN_MEMORY_S", seconds)
-
 
 class Processes(World):
     """Workers are processes with different hash seeds, killed without a word."""
@@ -300,7 +293,7 @@ class Processes(World):
     def hire(self) -> None:
         environment = {
             programs.FOLDER: str(seen.folder),
-            programs.IN_MEMORY: str(self.rng.choice([0.002, 0.05, 1.0])),
+            "WORKER_IN_MEMORY_S": str(self.rng.choice(IN_MEMORY_S)),
             "PYTHONHASHSEED": str(self.rng.randint(1, 10_000)),
             "ROWLOCK_MAX_TAKEOVERS": "10000",
         }
@@ -328,23 +321,24 @@ class Processes(World):
 
 async def live_through(
     database: str,
-    where: pytest.MonkeyPatch | Path,
     families: dict[str, Program],
     seed: int | str,
+    *,
+    folder: Path | None = None,
 ) -> tuple[dict[str, list[str]], Counter[str]]:
     """Run these programs through whatever happens; what was wrong in the end.
 
-    ``where``: in worker processes that keep what they saw in this folder, or in this one.
+    ``folder``: in worker processes, which keep there what they saw; without it in this one.
     """
-    many = isinstance(where, Path)
+    many = folder is not None
     seen.clear()
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(app.client(Settings(database_url=database)))
         world: World
-        if isinstance(where, Path):
-            world = Processes(database, client, where, seed)
+        if folder is not None:
+            world = Processes(database, client, folder, seed)
         else:
-            world = OneProcess(database, client, where, seed)
+            world = OneProcess(database, client, seed)
         stack.push_async_callback(world.close)
         world.sql(programs.LEDGER)
         for _ in range(WORKERS):

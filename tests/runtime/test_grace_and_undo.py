@@ -102,6 +102,28 @@ async def test_force_undoes_nothing_even_of_a_run_that_cleans_up(bench: Open) ->
         assert did == ["first", "cleans"]
 
 
+@app.workflow
+def never_ends_in_a_thread() -> None:
+    app.compensate(unbook, "second")
+    try:
+        app.receive("never").wait()
+    finally:
+        try:
+            app.receive("never either").wait()
+        finally:
+            app.compensate(unbook, "too late")
+
+
+async def test_a_thread_that_was_dropped_registers_no_undo_any_more(bench: Open) -> None:
+    async with bench(app, noise=("was cancelled", "was dropped")) as work:
+        run = await work.start(never_ends_in_a_thread())
+        await work.status(run, "waiting")
+        await run.cancel(grace=0.05)
+        with pytest.raises(RunFailed, match="cancelled"):
+            await run.result(25)
+        assert did == ["unbook second"]
+
+
 current: list[Bench] = []
 
 

@@ -297,6 +297,38 @@ async def test_a_fork_of_a_run_at_work(bench: Open) -> None:
             assert await one.result(25) == ["one", "two"]
 
 
+# --- of what was cancelled
+
+
+@app.workflow
+async def cleans_up() -> str:
+    for what in ("first", "second"):
+        app.compensate(do, f"undo {what}")
+    await do("a")
+    try:
+        return await app.receive("go", str)
+    finally:
+        await do("clean")
+
+
+@pytest.mark.parametrize("place", ["undo.1", "undo.2", "3"])
+async def test_what_came_of_a_cancel_is_never_kept(bench: Open, place: str) -> None:
+    """Without the cancel it would fit no code: the redo begins where the cancel was seen."""
+    async with bench(app, noise=("was cancelled",)) as work:
+        run = await work.start(cleans_up())
+        await work.status(run, "waiting")
+        await run.cancel()
+        await failed(work, run)
+        assert did == ["a", "clean", "undo second", "undo first"]
+        did.clear()
+        copies = [await run.fork(place), await run.fork()]
+        await run.rewind(place)
+        for redone in (run, *copies):
+            await redone.send("go", "on")
+            assert await redone.result(25) == "on"
+        assert did == ["clean"] * 3
+
+
 # --- what is refused
 
 

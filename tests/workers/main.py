@@ -9,6 +9,7 @@ import os
 import sys
 
 from rowlock import App
+from rowlock.runtime.in_flight import IN_MEMORY_S
 from rowlock.runtime.process import WorkerProcess
 from rowlock.runtime.tenure import WorkerOptions
 from rowlock.settings import Settings
@@ -17,7 +18,8 @@ from rowlock.telemetry.setup import observers
 
 
 async def work(app: App, slots: int, grace_s: float) -> None:
-    options = WorkerOptions(slots=slots, grace_s=grace_s)
+    in_memory_s = float(os.environ.get("WORKER_IN_MEMORY_S", IN_MEMORY_S))
+    options = WorkerOptions(slots=slots, grace_s=grace_s, in_memory_s=in_memory_s)
     settings = Settings.from_environment()
     observer = observers(app.code.app, settings.version)
     await WorkerProcess(settings, app.code, options, observer=observer).run()

@@ -7,15 +7,13 @@ because that is where his connection is.
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Generic, Self, TypeVar
 from uuid import UUID
 
+from rowlock.aside import LoopAside
 from rowlock.client import Client, Run, RunInfo, StreamEntry
-from rowlock.errors import MisplacedCall
 from rowlock.model.code import Code
 from rowlock.model.commands import seconds_of
 from rowlock.model.envelope import Chain, Codec
@@ -135,15 +133,13 @@ class BlockingClient:
         codec: Codec | Chain | Sequence[Codec | Chain] | None = None,
     ) -> None:
         self._client = Client(where, app=app, code=code, codec=codec)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._aside = LoopAside(
+            "rowlock-client",
+            "the client is not open: use `with app.blocking_client() as client:`",
+        )
 
     def __enter__(self) -> Self:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="rowlock-client", daemon=True
-        )
-        self._thread.start()
+        self._aside.open()
         try:
             self._wait(self._client.__aenter__())
         except BaseException:
@@ -152,28 +148,15 @@ class BlockingClient:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._loop is None or self._thread is None:
+        if not self._aside.is_open:
             return
         try:
             self._wait(self._client.__aexit__())
         finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
-            self._loop = self._thread = None
+            self._aside.close()
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._loop is None:
-            work.close()
-            raise MisplacedCall(
-                "the client is not open: use `with app.blocking_client() as client:`"
-            )
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()  # such as Ctrl-C: nobody waits for it any more
-            raise
+        return self._aside.wait(work)
 
     def start(
         self,

@@ -45,7 +45,7 @@ class Family:
 
     def end(self, *numbers: int, worker: Worker | None = None) -> list[str]:
         """These children end in one batch; gives the groups that are to be summed up."""
-        entries = [finish(self.members[n]) for n in numbers]
+        entries: list[Entry] = [finish(self.members[n]) for n in numbers]
         verdicts = (worker or self.worker).journal(*entries)
         assert {verdicts.of(entry) for entry in entries} == {"written"}
         return verdicts.groups
@@ -247,7 +247,7 @@ def test_a_finish_that_is_sent_again_counts_once_and_is_summed_up(world: World) 
     """The answer to its commit was lost, and with it the group's name."""
     group = family(world, 2)
     group.sleep()
-    ends = [finish(member) for member in group.members]
+    ends: list[Entry] = [finish(member) for member in group.members]
     group.worker.journal(*ends)
     again = group.worker.journal(*ends, retrying=True)
     assert [again.of(entry) for entry in ends] == ["written", "written"]

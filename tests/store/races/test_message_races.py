@@ -366,7 +366,7 @@ def test_messages_of_one_batch_keep_their_order(world: World, receiver: Receiver
     """Those of one sender; and a receiver in the same batch, before and after them."""
     worker = receiver.worker
     [sender] = world.claimed_by(worker)
-    entries = [send(sender, str(n), receiver.run.run_id, f"{n}") for n in (1, 2, 10)]
+    entries: list[Entry] = [send(sender, str(n), receiver.run.run_id, f"{n}") for n in (1, 2, 10)]
     early = receive(receiver.run, "1")
     sleeps = sleep_on(receiver.run, for_message())
     verdicts = worker.journal(entries[2], entries[0], early, entries[1], sleeps)

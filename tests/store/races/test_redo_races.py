@@ -145,7 +145,7 @@ def test_messages_of_the_dropped_part_are_handed_back_in_their_order(
     sends.result()
     assert world.inbox(ended.run_id) == ["one", "two", "three", "four"]
     run = ended.worker.claim_run(ended.run_id)
-    receives = [receive(run, place) for place in ("2", "3", "4", "5")]
+    receives: list[Entry] = [receive(run, place) for place in ("2", "3", "4", "5")]
     verdicts = ended.worker.journal(*receives)
     assert [verdicts.detail(entry) for entry in receives] == ["one", "two", "three", "four"]
 

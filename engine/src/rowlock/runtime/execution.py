@@ -619,8 +619,8 @@ class Execution:
         if not self._undos:
             self._leave(error)
             return
+        self._verdict = error  # first: a thread of the dropped code may look at both
         self._ending = False
-        self._verdict = error
         self._stopping.close()  # what was done is undone however long that takes
         self._main = self.loop.begin(self._undo(), self._context.copy(), UNDO)
         self.schedule_pump()
@@ -642,8 +642,11 @@ class Execution:
                 self._failed_undos.append((undo.name, error))
 
     def compensate(self, undo: ExecuteStep) -> None:
-        """Called from the run's code: do this if the run fails or is cancelled."""
-        if not self._ending:
+        """Called from the run's code: do this if the run fails or is cancelled.
+
+        The thread of a sync workflow may still run when its code was dropped: that is too late.
+        """
+        if not self._ending and not self.is_undoing:
             self._undos.append(undo)
 
     def _leave(self, error: BaseException) -> None:

@@ -6,13 +6,12 @@ call over and waits. While the test does something else, the worker works on.
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
 from rowlock.app import App
+from rowlock.aside import LoopAside
 from rowlock.blocking import BlockingClient, BlockingRun
 from rowlock.client import Run
 from rowlock.errors import MisplacedCall
@@ -26,6 +25,8 @@ from rowlock.workflow import WorkflowCall
 
 R = TypeVar("R")
 T = TypeVar("T")
+
+CLOSED = "the harness is not open: use `with BlockingHarness(app) as harness:`"
 
 
 class BlockingHarness:
@@ -46,15 +47,10 @@ class BlockingHarness:
         )
         self._settings = settings
         self._client: BlockingClient | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._aside = LoopAside("rowlock-harness", CLOSED)
 
     def __enter__(self) -> Self:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="rowlock-harness", daemon=True
-        )
-        self._thread.start()
+        self._aside.open()
         try:
             self._wait(self._harness.__aenter__())
             settings = self._settings.with_(database_url=self.database_url)
@@ -65,7 +61,7 @@ class BlockingHarness:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._loop is None or self._thread is None:
+        if not self._aside.is_open:
             return
         try:
             if self._client is not None:
@@ -74,23 +70,10 @@ class BlockingHarness:
             if self._harness.is_open:
                 self._wait(self._harness.__aexit__(kind))
         finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
-            self._loop = self._thread = None
+            self._aside.close()
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._loop is None:
-            work.close()
-            raise MisplacedCall(
-                "the harness is not open: use `with BlockingHarness(app) as harness:`"
-            )
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()  # such as Ctrl-C: nobody waits for it any more
-            raise
+        return self._aside.wait(work)
 
     @property
     def database_url(self) -> str:
@@ -101,9 +84,7 @@ class BlockingHarness:
     def client(self) -> BlockingClient:
         """A client of the app: to send, cancel, list and whatever else clients do."""
         if self._client is None:
-            raise MisplacedCall(
-                "the harness is not open: use `with BlockingHarness(app) as harness:`"
-            )
+            raise MisplacedCall(CLOSED)
         return self._client
 
     def start(

@@ -75,7 +75,7 @@ begin
 end $$;
 
 -- begin_again: the next generation of an ended run, whose row is locked. Kept are the steps recorded
--- before p_below (null: all).
+-- before p_below (null: all), and before it was cancelled.
 create or replace function rowlock.begin_again(
     p_end rowlock.outcome, p_reason text, p_below integer, p_place text, p_input jsonb)
 returns void
@@ -86,7 +86,12 @@ as $$
 declare
     v_next   integer := p_end.generation + 1;
     v_queue  text;
+    v_below  integer;
 begin
+    -- What was recorded after a cancel came of it: without the cancel it would fit no code.
+    select least(p_below, min(s.position)) into v_below
+      from rowlock.step as s
+     where s.run_id = p_end.run_id and s.generation = p_end.generation and s.kind = 'cancel';
     -- The conflict: a redo that an old snapshot does not show. Told as serialization_failure.
     insert into rowlock.generation (run_id, created_at, generation, reason, input, place)
     values (p_end.run_id, clock_timestamp(), v_next, p_reason,
@@ -97,8 +102,8 @@ begin
     select s.run_id, s.recorded_at, v_next, s.position, s.epoch, s.seconds, s.attempts,
            s.place, s.kind, s.name, s.output, s.error
       from rowlock.step as s
-     where s.run_id = p_end.run_id and s.generation = p_end.generation and s.kind <> 'cancel'
-       and (p_below is null or s.position < p_below);
+     where s.run_id = p_end.run_id and s.generation = p_end.generation
+       and (v_below is null or s.position < v_below);
     update rowlock.message as m
        set received_generation = case when s.place is not null then v_next end,
            received_place = s.place
@@ -140,7 +145,6 @@ as $$
 declare
     v_task rowlock.task;
     v_end  rowlock.outcome;
-    v_at   integer;
 begin
     -- Blocked: the version it was blocked on does not fit it, so it is no longer pinned.
     update rowlock.task as t
@@ -160,9 +164,7 @@ begin
                          || 'Nothing was changed.';
     end if;
     perform rowlock.refuse_compensated(v_end, 'resumed');
-    select min(s.position) into v_at from rowlock.step as s
-     where s.run_id = resume.run_id and s.generation = v_end.generation and s.kind = 'cancel';
-    perform rowlock.begin_again(v_end, 'resume', v_at, null, null);
+    perform rowlock.begin_again(v_end, 'resume', null, null, null);
 end $$;
 comment on function rowlock.resume(uuid) is
     'Lets a blocked, cancelled or dead run go on from what is recorded (before the cancel was seen); the app''s current version takes it.';
@@ -175,7 +177,6 @@ as $$
 declare
     v_end    rowlock.outcome;
     v_failed integer;
-    v_at     integer;
 begin
     v_end := rowlock.locked_end(retry.run_id, 'retried');
     if v_end.status <> 'failed' then
@@ -186,11 +187,10 @@ begin
                          || 'Nothing was changed.';
     end if;
     perform rowlock.refuse_compensated(v_end, 'retried');
-    select max(s.position) filter (where s.error is not null), min(s.position) filter (where s.kind = 'cancel')
-      into v_failed, v_at
+    select max(s.position) into v_failed
       from rowlock.step as s
-     where s.run_id = retry.run_id and s.generation = v_end.generation;
-    perform rowlock.begin_again(v_end, 'retry', least(v_failed, v_at), null, null);
+     where s.run_id = retry.run_id and s.generation = v_end.generation and s.error is not null;
+    perform rowlock.begin_again(v_end, 'retry', v_failed, null, null);
 end $$;
 comment on function rowlock.retry(uuid) is
     'Lets a failed run go on from its failed step: the last one that recorded an error, and all recorded after it, are done again.';
@@ -252,6 +252,11 @@ begin
           from present as p
           join rowlock.step as s on s.run_id = fork.run_id and s.generation = p.generation
          where s.kind <> 'cancel' and (s.place = fork.place or starts_with(s.place, fork.place || '.'))
+    ), cancelled as materialized (
+        select min(s.position) as position
+          from present as p
+          join rowlock.step as s on s.run_id = fork.run_id and s.generation = p.generation
+         where s.kind = 'cancel'
     ), new_run as (
         insert into rowlock.run (id, created_at, priority, app, workflow, queue, input, attributes,
                                  trace_context, forked_from)
@@ -271,8 +276,9 @@ begin
                case when fork.outcomes ? s.place then null else s.error end
           from present as p
          cross join below as b
+         cross join cancelled as c
           join rowlock.step as s on s.run_id = fork.run_id and s.generation = p.generation
-         where s.kind <> 'cancel' and not starts_with(s.place, 'undo.')
+         where (c.position is null or s.position < c.position) and not starts_with(s.place, 'undo.')
            and (fork.place is null or s.position < b.position or fork.outcomes ? s.place)
         returning place
     ), messages as (
