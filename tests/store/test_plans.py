@@ -557,3 +557,16 @@ def _cost_after(backlog: Backlog, disturbance: str, tend: Statement[Any]) -> Cos
             "update rowlock.task set due_at = clock_timestamp() + interval '1 day'"
             " where state = 'waiting' and due_at < clock_timestamp()"
         )
+
+
+def test_where_sequential_scans_are_forbidden_nothing_is_compiled(
+    backlogs: tuple[Backlog, Backlog],
+) -> None:
+    """Before 18 such a scan has a cost of 10 billion: JIT would take 100 ms for a table of a few
+    workers, in each call of whoever tells them."""
+    compiled = backlogs[0].world.anybody.run(
+        "select proname from pg_proc where pronamespace = 'rowlock'::regnamespace"
+        "   and ('enable_seqscan=off' = any (proconfig) or proname like 'notify%')"
+        "   and not 'jit=off' = any (proconfig)"
+    )
+    assert compiled == []

@@ -459,8 +459,9 @@ def test_asking_again_and_again_is_one_request(world: World, owned: Owned) -> No
     assert world.count("cancel_request") == 0
 
 
-def test_ten_thousand_runs_are_cancelled_by_one_statement(world: World) -> None:
-    worker, many = world.worker(), 10_000
+def test_thousands_of_runs_are_cancelled_by_one_statement(world: World) -> None:
+    worker, many = world.worker(), 3000
+    worker.heartbeat(lease_s=600)
     world.anybody.start_many(*[{"workflow": "fulfil"}] * many)
     sleepers = worker.claim(20)
     for one in sleepers:

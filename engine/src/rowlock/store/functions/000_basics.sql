@@ -67,7 +67,9 @@ comment on function rowlock.promote(text, text) is
 -- says that he listens, and to two of them, not to a herd. Two, because one may be frozen.
 create or replace function rowlock.notify_idle(p_app text, p_queue text, p_but bigint default null)
 returns void
-language plpgsql volatile set search_path = pg_catalog as $$
+-- jit off: where a caller forbids sequential scans, the cost of this one (the table is tiny, and has no
+-- index for it) would have it compiled, for 100 ms, before PostgreSQL 18.
+language plpgsql volatile set search_path = pg_catalog set jit = off as $$
 begin
     perform pg_notify('rowlock_worker_' || w.id, '')
        from (select id

@@ -14,7 +14,7 @@ create or replace function rowlock.is_meant(p_request rowlock.cancel_request, p_
 returns boolean
 language sql stable
 set search_path = pg_catalog
-set enable_seqscan = off
+set enable_seqscan = off set jit = off
 as $$
     select p_request.generation <= p_generation
        and not exists (select from rowlock.outcome as o
@@ -26,7 +26,7 @@ $$;
 create or replace function rowlock.request_of(p_run uuid, p_generation integer) returns text
 language sql stable
 set search_path = pg_catalog
-set enable_seqscan = off
+set enable_seqscan = off set jit = off
 as $$
     select jsonb_build_object('grace_s', x.grace_s, 'force', x.force, 'reason', x.reason)::text
       from (select (array_agg(c.grace_s order by c.requested_at))[1] as grace_s,
@@ -41,7 +41,7 @@ $$;
 create or replace function rowlock.pass_on(p_runs uuid[], p_generations integer[]) returns void
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_seqscan = off set jit = off set enable_hashjoin = off set enable_mergejoin = off
 set plan_cache_mode = force_generic_plan
 as $$
 begin
@@ -66,7 +66,7 @@ end $$;
 create or replace function rowlock.drop_requests(p_runs uuid[]) returns void
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
@@ -83,7 +83,7 @@ end $$;
 create or replace function rowlock.end_unbegun(p_runs uuid[]) returns uuid[]
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_seqscan = off set jit = off set enable_hashjoin = off set enable_mergejoin = off
 set plan_cache_mode = force_generic_plan
 as $$
 declare
@@ -133,7 +133,7 @@ create or replace function rowlock.cancel(
 returns void
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
@@ -186,7 +186,7 @@ comment on function rowlock.cancel(uuid, interval, boolean, text) is
 create or replace function rowlock.sweep_cancels(p_limit integer) returns integer
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_seqscan = off set jit = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
 set plan_cache_mode = force_generic_plan
 as $$
 declare

@@ -14,7 +14,7 @@
 -- one probe a queue however deep the backlog.
 create or replace function rowlock.ready_queues(p_app text) returns text[]
 language sql stable
-set search_path = pg_catalog set enable_seqscan = off set enable_bitmapscan = off
+set search_path = pg_catalog set enable_seqscan = off set jit = off set enable_bitmapscan = off
 as $$
     with recursive walk as (
         (select t.queue from rowlock.task as t

@@ -459,7 +459,7 @@ create or replace function rowlock.begin_next(
 returns void
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_indexscan = off set enable_indexonlyscan = off
+set enable_seqscan = off set jit = off set enable_indexscan = off set enable_indexonlyscan = off
 set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare

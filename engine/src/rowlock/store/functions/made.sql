@@ -10,7 +10,7 @@ create or replace function rowlock.next_message(p_run uuid, p_topic text, p_skip
 returns table (id bigint, value jsonb)
 language sql stable
 set search_path = pg_catalog
-set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+set enable_seqscan = off set jit = off set enable_bitmapscan = off set enable_sort = off
 as $$
     select m.id, m.value
       from rowlock.message as m
@@ -23,7 +23,7 @@ $$;
 create or replace function rowlock.next_offset(p_run uuid, p_stream text) returns bigint
 language sql stable
 set search_path = pg_catalog
-set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+set enable_seqscan = off set jit = off set enable_bitmapscan = off set enable_sort = off
 as $$
     select coalesce(
         (select e."offset" + 1 from rowlock.stream_entry as e

@@ -81,7 +81,7 @@ create or replace function rowlock.begin_again(
 returns void
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_seqscan = off set jit = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
     v_next   integer := p_end.generation + 1;
@@ -221,7 +221,7 @@ create or replace function rowlock.fork(
 returns uuid
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_mergejoin = off
+set enable_seqscan = off set jit = off set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare

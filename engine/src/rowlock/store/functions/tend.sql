@@ -9,7 +9,7 @@
 -- condition for an index, and every look would read every sleeper there is.
 create or replace function rowlock.promote_due(p_limit integer) returns integer
 language plpgsql volatile
-set search_path = pg_catalog set enable_seqscan = off set enable_bitmapscan = off
+set search_path = pg_catalog set enable_seqscan = off set jit = off set enable_bitmapscan = off
 as $$
 declare
     v_now   timestamptz := clock_timestamp();
@@ -41,7 +41,7 @@ end $$;
 -- who may not.
 create or replace function rowlock.sweep_wakes(p_limit integer) returns integer
 language plpgsql volatile
-set search_path = pg_catalog set enable_seqscan = off set enable_bitmapscan = off
+set search_path = pg_catalog set enable_seqscan = off set jit = off set enable_bitmapscan = off
 as $$
 declare
     v_noted  uuid[];
@@ -90,7 +90,7 @@ end $$;
 create or replace function rowlock.reap(p_limit integer, p_max_takeovers integer) returns integer
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_seqscan = off set jit = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
     v_dead   bigint[];
@@ -164,7 +164,7 @@ end $$;
 create or replace function rowlock.tend(p_limit integer, p_max_takeovers integer)
 returns table (promoted integer, woken integer, taken_over integer, next_due_in double precision)
 language plpgsql volatile
-set search_path = pg_catalog set enable_seqscan = off set enable_bitmapscan = off
+set search_path = pg_catalog set enable_seqscan = off set jit = off set enable_bitmapscan = off
 as $$
 begin
     perform rowlock.require_read_committed();

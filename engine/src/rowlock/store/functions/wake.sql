@@ -6,7 +6,7 @@
 create or replace function rowlock.wake_runs(p_waiters uuid[], p_patient boolean) returns integer
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_indexscan = off set enable_indexonlyscan = off
+set enable_seqscan = off set jit = off set enable_indexscan = off set enable_indexonlyscan = off
 set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan
 as $$
 declare
@@ -34,7 +34,7 @@ end $$;
 create or replace function rowlock.rouse(p_runs uuid[], p_patient boolean) returns void
 language sql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_indexscan = off set enable_indexonlyscan = off
+set enable_seqscan = off set jit = off set enable_indexscan = off set enable_indexonlyscan = off
 set enable_hashjoin = off set enable_mergejoin = off
 as $$
     with woken as (
@@ -55,7 +55,7 @@ $$;
 create or replace function rowlock.wake_waiters(p_ended uuid[]) returns integer
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_indexscan = off set enable_indexonlyscan = off
+set enable_seqscan = off set jit = off set enable_indexscan = off set enable_indexonlyscan = off
 set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan
 as $$
 declare
@@ -84,7 +84,7 @@ $$;
 create or replace function rowlock.note_watchers(p_runs uuid[], p_event text) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 begin
     -- LIMIT: as "or exists (…)" the planner would hash all waits there are.
@@ -104,7 +104,7 @@ end $$;
 create or replace function rowlock.wake_groups(p_groups text[]) returns integer
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_indexscan = off set enable_indexonlyscan = off
+set enable_seqscan = off set jit = off set enable_indexscan = off set enable_indexonlyscan = off
 set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
@@ -151,7 +151,7 @@ end $$;
 create or replace function rowlock.note_arrivals(p_ended uuid[]) returns text[]
 language sql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_indexscan = off set enable_indexonlyscan = off
+set enable_seqscan = off set jit = off set enable_indexscan = off set enable_indexonlyscan = off
 set enable_hashjoin = off set enable_mergejoin = off
 as $$
     with arrived as (
@@ -170,7 +170,7 @@ $$;
 -- notify_tender: ask one live worker of an app to tend now instead of with its next poll.
 create or replace function rowlock.notify_tender(p_app text) returns void
 language sql volatile
-set search_path = pg_catalog
+set search_path = pg_catalog set jit = off
 as $$
     select pg_notify('rowlock_worker_' || w.id, 'tend')
       from (select id from rowlock.worker

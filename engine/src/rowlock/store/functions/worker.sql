@@ -62,7 +62,7 @@ end $$;
 -- written (8F).
 create or replace function rowlock.heartbeat(p_worker bigint, p_lease interval)
 returns table (run_ids uuid[], epochs integer[], cancels text)
-language plpgsql volatile set search_path = pg_catalog set enable_seqscan = off as $$
+language plpgsql volatile set search_path = pg_catalog set enable_seqscan = off set jit = off as $$
 begin
     perform rowlock.require_read_committed();
     update rowlock.worker set lease_until = clock_timestamp() + p_lease where id = p_worker;
@@ -90,7 +90,7 @@ $$;
 -- leave: the worker is done; whatever it still owned is free at once. Skips if a reaper is at it.
 create or replace function rowlock.leave(p_worker bigint) returns integer
 language plpgsql volatile
-set search_path = pg_catalog set enable_seqscan = off
+set search_path = pg_catalog set enable_seqscan = off set jit = off
 as $$
 declare
     v_freed integer;
