@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from uuid import UUID
 
 import psycopg
@@ -381,9 +382,11 @@ def _claimed(entry: Entry) -> Claimed:
 @pytest.mark.timeout(SECONDS * 4 + 120)
 def test_whatever_meets_nothing_is_lost_and_nobody_waits(server: Server, template: str) -> None:
     print(f"hammer: seed {SEED}, {SECONDS:g} s")
-    with postgres.new_database(server, template) as url:
+    with postgres.new_database(server, template) as url, ExitStack() as stack:
         connections = Connections(url)
+        stack.callback(connections.close)
         world = World(connections)
+        stack.callback(world.close)
         hammer = Hammer(world)
         owners = [Owner(hammer, n) for n in range(3)]
         callers = [world.session(f"caller {n}") for n in range(3)]
@@ -411,8 +414,6 @@ def test_whatever_meets_nothing_is_lost_and_nobody_waits(server: Server, templat
         assert set(hammer.sent) <= there
         awake = world.anybody.run("select run_id, state from rowlock.task where state <> 'waiting'")
         assert [row for row in awake if row[1] != "blocked"] == []
-        world.close()
-        connections.close()
 
 
 def _broken(url: str, *, whole: bool) -> dict[str, list[tuple[object, ...]]]:
@@ -424,4 +425,13 @@ def _broken(url: str, *, whole: bool) -> dict[str, list[tuple[object, ...]]]:
             for name, query in CHECKS.items()
             if whole or name not in asleep
         }
-    return {name: rows for name, rows in found.items() if rows}
+        broken = {name: rows for name, rows in found.items() if rows}
+        for run_id in {row[0] for rows in broken.values() for row in rows}:
+            print(f"history of {run_id}:")
+            for step_ in connection.execute(
+                "select generation, position, place, kind, name, epoch, recorded_at"
+                "  from rowlock.step where run_id::text = %s order by 1, 2",
+                [str(run_id)],
+            ):
+                print("  ", *step_)
+    return broken

@@ -503,6 +503,21 @@ def test_a_receive_beside_one_that_is_recorded_gets_the_oldest_message(
     assert received(world, receiver.run) == ["one", "two"]
 
 
+def test_a_receive_that_found_nothing_may_find_something_when_it_is_sent_again(
+    world: World, receiver: Receiver
+) -> None:
+    """Nobody got the first answer: so its place in the history is before what was written then."""
+    early, step_ = receive(receiver.run, "1"), step(receiver.run, "2")
+    assert receiver.worker.journal(early, step_).of(early) == "empty"
+    world.anybody.send(receiver.run.run_id)
+    verdicts = receiver.worker.journal(early, step_, retrying=True)
+    assert (verdicts.of(early), verdicts.of(step_)) == ("written", "recorded")
+    history = world.anybody.run(
+        "select place from rowlock.step where run_id = %s order by position", receiver.run.run_id
+    )
+    assert history == [("1",), ("2",)]
+
+
 @pytest.mark.parametrize("fate", FATES)
 def test_a_receive_is_sent_again_while_its_first_try_is_open(
     world: World, receiver: Receiver, fate: str
