@@ -29,8 +29,7 @@ CHECKS = {
                    lag(kind) over (partition by run_id, generation order by position) as kind_before
               from rowlock.step) x
          where before > recorded_at and kind <> 'transaction'
-           -- A batch that is sent again finds the message (or the receiver) that its first try, whose
-           -- answer nobody got, did not find.
+           -- A batch that is sent again finds what its first try, whose answer nobody got, did not.
            and kind_before not in ('transaction', 'receive', 'send')""",
     "two steps have one position": """
         select run_id, position from rowlock.step
