@@ -1,0 +1,3 @@
+-- minimum code level: 3
+-- 0004_control: holds the place of the step of that number, so that numbers are without a gap.
+-- Nothing is changed here.
