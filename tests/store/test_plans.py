@@ -277,6 +277,7 @@ def start(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
         "app": APP,
         "priority": None,
         "delay": None,
+        "start_at": None,
         "deadline": None,
         "attributes": None,
         "trace_context": None,

@@ -189,6 +189,7 @@ class Session:
             app=APP,
             priority=None,
             delay=None,
+            start_at=None,
             attributes=None,
             trace_context=None,
             deadline=None,
