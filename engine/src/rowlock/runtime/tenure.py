@@ -125,7 +125,13 @@ class Tenure:
         self.watcher = Watcher(self._control)
         self.tender = Tender(settings, control, on_ready=self._poke, observer=observer)
         self._keeper = LeaseKeeper(
-            settings, control, worker_id, registered_at, self, suspects=self.steps.running
+            settings,
+            control,
+            worker_id,
+            registered_at,
+            self,
+            suspects=self.steps.running,
+            doing=self.steps.doing,
         )
         self._claimer = Claimer(
             settings,

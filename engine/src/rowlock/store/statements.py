@@ -46,7 +46,8 @@ class Owned:
 
 HEARTBEAT = Statement(
     "heartbeat",
-    "select * from rowlock.heartbeat(%(worker)s, make_interval(secs => %(lease)s))",
+    "select * from rowlock.heartbeat(%(worker)s, make_interval(secs => %(lease)s),"
+    " %(doing)s::jsonb)",
     Owned,
 )
 
