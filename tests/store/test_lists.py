@@ -383,7 +383,7 @@ def test_attributes_that_are_no_object_are_refused(world: World) -> None:
 
 
 UNKNOWN = {
-    "app": ("RLN05", "there is no app typo", "bank, shop"),
+    "app": ("RLN07", "there is no app typo", "bank, shop"),
     "workflow": ("RLN05", "no app has workflow typo", "fulfil, invoice, lend"),
     "queue": ("RLN01", "no app has queue typo", "default, other"),
     "version": ("RLN02", "no app has version typo", "v1"),

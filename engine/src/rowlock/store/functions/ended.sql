@@ -11,6 +11,9 @@
 -- The last column of these indexes is `nulls first`, so they are read downwards as `desc nulls last`, an
 -- order that the primary key doesn't have. Else a planner that has seen but one lane would walk that
 -- instead, later past every run there is when none is in the lane.
+--
+-- Read with the rights of who asks. Whoever may not see all apps must name his (rowlock.my_apps()): a walk
+-- over apps would pass every run of the others.
 
 -- id_at: the lowest id that a run made at this time can have.
 create or replace function rowlock.id_at(p_at timestamptz) returns uuid
@@ -19,11 +22,11 @@ return (lpad(to_hex(floor(extract(epoch from
             least(greatest(p_at, timestamptz '1970-01-01 00:00:00Z'), timestamptz '9999-12-31 00:00:00Z'))
         * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid;
 
--- newest_ended: the newest so many, by id, with p_from <= id < p_below. Of each lane are read, first,
+-- newest_ended: the newest so many, by id, with p_from <= id < p_below; of these apps, null: of all. Of each lane are read, first,
 -- enough that all of them together may be a page: none below the last of these can be in it; then
 -- what is above that. So a page of 1,000 out of 100 lanes doesn't read 1,000 of each.
 create or replace function rowlock.newest_ended(
-    p_app text, p_workflow text, p_queue text, p_status text, p_from uuid, p_below uuid, p_limit integer)
+    p_apps text[], p_workflow text, p_queue text, p_status text, p_from uuid, p_below uuid, p_limit integer)
 returns setof uuid
 language plpgsql stable
 set search_path = pg_catalog set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
@@ -34,16 +37,18 @@ as $$
 begin
     return query
     with recursive apps (app) as (
-        select coalesce(p_app, (
-               select o.app from rowlock.outcome as o
-                where o.redone_at is null and o.status <> 'continued'
-                order by o.app desc limit 1))
+        (select x.app from unnest(p_apps) as x (app)
+         union all
+         select (select o.app from rowlock.outcome as o
+                  where o.redone_at is null and o.status <> 'continued'
+                  order by o.app desc limit 1)
+          where p_apps is null)
         union all
         select (select o.app from rowlock.outcome as o
                  where o.redone_at is null and o.status <> 'continued' and o.app < a.app
                  order by o.app desc limit 1)
           from apps as a
-         where p_app is null and a.app is not null
+         where p_apps is null and a.app is not null
     ), walk (app, workflow, queue) as (
         select a.app, n.workflow, n.queue
           from apps as a
@@ -105,7 +110,7 @@ end $$;
 
 -- newest_of_version: the same for those that ended on one version of the code.
 create or replace function rowlock.newest_of_version(
-    p_app text, p_version text, p_status text, p_from uuid, p_below uuid, p_limit integer)
+    p_apps text[], p_version text, p_status text, p_from uuid, p_below uuid, p_limit integer)
 returns setof uuid
 language plpgsql stable
 set search_path = pg_catalog set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
@@ -116,17 +121,19 @@ as $$
 begin
     return query
     with recursive apps (app) as (
-        select coalesce(p_app, (
-               select o.app from rowlock.outcome as o
-                where o.redone_at is null and o.status <> 'continued' and o.version <> ''
-                order by o.app desc limit 1))
+        (select x.app from unnest(p_apps) as x (app)
+         union all
+         select (select o.app from rowlock.outcome as o
+                  where o.redone_at is null and o.status <> 'continued' and o.version <> ''
+                  order by o.app desc limit 1)
+          where p_apps is null)
         union all
         select (select o.app from rowlock.outcome as o
                  where o.redone_at is null and o.status <> 'continued' and o.version <> ''
                    and o.app < a.app
                  order by o.app desc limit 1)
           from apps as a
-         where p_app is null and a.app is not null
+         where p_apps is null and a.app is not null
     )
     select n.run_id
       from apps as a

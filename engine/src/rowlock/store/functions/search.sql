@@ -7,12 +7,16 @@
 -- workflow, queue and status. It is STABLE, so all of its statements see what the caller's sees.
 --
 -- Ids are UUIDv7, so a time is a bound on ids, a rough one: created_at is when the call came, and the ids
--- of a large batch are made after that. So candidates come from a little more than was asked for.
+-- of a large batch are made after that, those of a fork's children before. So candidates come from a
+-- little more than was asked for.
+--
+-- It runs as its caller, under row-level security. The planner may then use no index for what might leak, as
+-- `@>` might: so with_attributes runs as the owner and asks for the apps itself.
 
 -- id_since: no run from this id on was created before the time. That is a second later, unless a large
--- batch was being started just then: the next runs tell.
+-- batch was being started just then: the next runs tell. As the owner: the next runs may be others'.
 create or replace function rowlock.id_since(p_at timestamptz) returns uuid
-language plpgsql stable
+language plpgsql stable strict
 set search_path = pg_catalog set enable_seqscan = off set enable_bitmapscan = off set jit = off
 set plan_cache_mode = force_generic_plan
 as $$
@@ -31,8 +35,29 @@ begin
     return v_id;
 end $$;
 
--- with_key: a loose walk over the apps, when none is named.
-create or replace function rowlock.with_key(p_app text, p_key text) returns setof uuid
+-- id_until: the same to the other side: no run before this id was created at the time or later.
+create or replace function rowlock.id_until(p_at timestamptz) returns uuid
+language plpgsql stable strict
+set search_path = pg_catalog set enable_seqscan = off set enable_bitmapscan = off set jit = off
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+    v_lag interval := interval '1 second';
+    v_id  uuid;
+begin
+    loop
+        v_id := rowlock.id_at(p_at - v_lag);
+        exit when not exists (
+            select from (select r.created_at from rowlock.run as r
+                          where r.id < v_id order by r.id desc limit 20) as x
+             where x.created_at >= p_at);
+        v_lag := v_lag * 4;
+    end loop;
+    return v_id;
+end $$;
+
+-- with_key: of these apps; null: a loose walk over all.
+create or replace function rowlock.with_key(p_apps text[], p_key text) returns setof uuid
 language plpgsql stable
 set search_path = pg_catalog set enable_seqscan = off set enable_bitmapscan = off set jit = off
 set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan
@@ -41,11 +66,13 @@ as $$
 begin
     return query
     with recursive apps (app) as (
-        select coalesce(p_app, (select k.app from rowlock.run_key as k order by k.app limit 1))
+        (select x.app from unnest(p_apps) as x (app)
+         union all
+         select (select k.app from rowlock.run_key as k order by k.app limit 1) where p_apps is null)
         union all
         select (select k.app from rowlock.run_key as k where k.app > a.app order by k.app limit 1)
           from apps as a
-         where p_app is null and a.app is not null
+         where p_apps is null and a.app is not null
     )
     select k.run_id
       from apps as a
@@ -79,11 +106,18 @@ as $$
 #variable_conflict use_column
 begin
     return query
-    select x.id
-      from (select r.id from rowlock.run as r
-             where r.attributes @> p_attributes and r.attributes is not null offset 0) as x
-     where x.id >= p_from and x.id < p_below
-     order by x.id desc
+    with fit as materialized (
+        select x.id, x.app
+          from (select r.id, r.app from rowlock.run as r
+                 where r.attributes @> p_attributes and r.attributes is not null offset 0) as x
+         where x.id >= p_from and x.id < p_below
+    ), mine as materialized (
+        select d.app from (select distinct f.app from fit as f) as d where rowlock.allowed(d.app)
+    )
+    select f.id
+      from fit as f
+     where f.app in (select m.app from mine as m)
+     order by f.id desc
      limit p_limit;
 end $$;
 
@@ -91,7 +125,7 @@ end $$;
 -- those that are ready are in the claim's index; the others are walked, newest first: a million sleepers
 -- take a second if none of them fits.
 create or replace function rowlock.newest_unfinished(
-    p_app text, p_workflow text, p_queue text, p_status text, p_version text, p_from uuid, p_below uuid,
+    p_apps text[], p_workflow text, p_queue text, p_status text, p_version text, p_from uuid, p_below uuid,
     p_limit integer)
 returns setof uuid
 language plpgsql stable
@@ -111,18 +145,18 @@ begin
         union all
         select x.run_id, x.app, x.workflow, x.queue, x.version
           from (select t.* from rowlock.task as t
-                 where t.state = 'blocked' and t.app >= coalesce(p_app, '') offset 0) as x
+                 where t.state = 'blocked' and t.app >= '' offset 0) as x
          where p_status = 'blocked'
         union all
         select x.run_id, x.app, x.workflow, x.queue, x.version
           from (select t.* from rowlock.task as t
-                 where t.state = 'ready' and t.app >= coalesce(p_app, '') offset 0) as x
+                 where t.state = 'ready' and t.app >= '' offset 0) as x
          where p_status = 'ready'
         union all
         select x.run_id, x.app, x.workflow, x.queue, x.version
           from (select t.* from rowlock.task as t
                  where t.run_id >= p_from and t.run_id < p_below
-                   and (p_app is null or t.app = p_app)
+                   and (p_apps is null or t.app = any (p_apps))
                    and (p_workflow is null or t.workflow = p_workflow)
                    and (p_queue is null or t.queue = p_queue)
                    and (p_version is null or t.version = p_version)
@@ -132,7 +166,7 @@ begin
          where p_status is null or p_status in ('scheduled', 'waiting')
            ) as u
      where u.run_id >= p_from and u.run_id < p_below
-       and (p_app is null or u.app = p_app)
+       and (p_apps is null or u.app = any (p_apps))
        and (p_workflow is null or u.workflow = p_workflow)
        and (p_queue is null or u.queue = p_queue)
        and (p_version is null or u.version = p_version)
@@ -149,9 +183,9 @@ return case when cardinality(p_names) = 0 then 'none'
        end;
 
 -- refuse_unknown_names: an empty page may be a slip of the pen. Known is what was declared or registered, and
--- what some run has.
+-- what some run has. p_apps: what is to be searched, as in list_runs.
 create or replace function rowlock.refuse_unknown_names(
-    p_app text, p_workflow text, p_queue text, p_version text)
+    p_apps text[], p_app text, p_workflow text, p_queue text, p_version text)
 returns void
 language plpgsql stable
 set search_path = pg_catalog
@@ -166,11 +200,11 @@ begin
         v_known := array(select w.app from rowlock.workflow as w union select q.app from rowlock.queue as q
                           union select v.app from rowlock.version as v order by 1);
         if not p_app = any (v_known)
-           and not exists (select from rowlock.newest_ended(p_app, null, null, null, v_first, v_last, 1))
+           and not exists (select from rowlock.newest_ended(p_apps, null, null, null, v_first, v_last, 1))
            and not exists (select from rowlock.newest_unfinished(
-                                           p_app, null, null, null, null, v_first, v_last, 1)) then
+                                           p_apps, null, null, null, null, v_first, v_last, 1)) then
             raise exception 'there is no app %', p_app
-                using errcode = 'RLN05', hint = 'There are: ' || rowlock.in_words(v_known) || '.';
+                using errcode = 'RLN07', hint = 'There are: ' || rowlock.in_words(v_known) || '.';
         end if;
     end if;
     if p_workflow is not null then
@@ -178,9 +212,9 @@ begin
                           where p_app is null or w.app = p_app order by 1);
         if not p_workflow = any (v_known)
            and not exists (select from rowlock.newest_ended(
-                                           p_app, p_workflow, null, null, v_first, v_last, 1))
+                                           p_apps, p_workflow, null, null, v_first, v_last, 1))
            and not exists (select from rowlock.newest_unfinished(
-                                           p_app, p_workflow, null, null, null, v_first, v_last, 1)) then
+                                           p_apps, p_workflow, null, null, null, v_first, v_last, 1)) then
             raise exception '% workflow %', v_whose, p_workflow
                 using errcode = 'RLN05', hint = 'There are: ' || rowlock.in_words(v_known) || '.';
         end if;
@@ -189,9 +223,9 @@ begin
         v_known := array(select distinct q.name from rowlock.queue as q
                           where p_app is null or q.app = p_app order by 1);
         if not p_queue = any (v_known)
-           and not exists (select from rowlock.newest_ended(p_app, null, p_queue, null, v_first, v_last, 1))
+           and not exists (select from rowlock.newest_ended(p_apps, null, p_queue, null, v_first, v_last, 1))
            and not exists (select from rowlock.newest_unfinished(
-                                           p_app, null, p_queue, null, null, v_first, v_last, 1)) then
+                                           p_apps, null, p_queue, null, null, v_first, v_last, 1)) then
             raise exception '% queue %', v_whose, p_queue
                 using errcode = 'RLN01', hint = 'There are: ' || rowlock.in_words(v_known) || '.';
         end if;
@@ -201,9 +235,9 @@ begin
                           where p_app is null or v.app = p_app order by 1);
         if not p_version = any (v_known)
            and not exists (select from rowlock.newest_of_version(
-                                           p_app, p_version, null, v_first, v_last, 1))
+                                           p_apps, p_version, null, v_first, v_last, 1))
            and not exists (select from rowlock.newest_unfinished(
-                                           p_app, null, null, null, p_version, v_first, v_last, 1)) then
+                                           p_apps, null, null, null, p_version, v_first, v_last, 1)) then
             raise exception '% version %', v_whose, p_version
                 using errcode = 'RLN02', hint = 'There are: ' || rowlock.in_words(v_known) || '.';
         end if;
@@ -234,14 +268,23 @@ declare
     c_first constant integer := 100;
     c_first_attributes constant integer := 5000;
     c_most  constant integer := 10000;
-    v_source text := case when list_runs.key is not null then 'key'
-                          when list_runs.parent_id is not null then 'parent'
-                          else 'all' end;
+    v_mine   text[] := rowlock.my_apps();  -- null: all
+    v_apps   text[] := case when v_mine is null then case when list_runs.app is not null
+                                                          then array[list_runs.app] end
+                            when list_runs.app is null then v_mine
+                            when list_runs.app = any (v_mine) then array[list_runs.app]
+                            else '{}' end;
     v_next   text := case when list_runs.attributes is not null then 'attributes'
                           when coalesce(list_runs.app, list_runs.status, list_runs.workflow,
-                                        list_runs.queue, list_runs.version) is not null then 'indexed' end;
-    v_first  uuid := rowlock.id_at(coalesce(list_runs.created_after - interval '1 second', '-infinity'));
-    v_below  uuid := least(list_runs.before, rowlock.id_at('infinity'));
+                                        list_runs.queue, list_runs.version) is not null
+                            or v_mine is not null then 'indexed' end;
+    v_source text := case when list_runs.key is not null then 'key'
+                          when list_runs.parent_id is not null then 'parent'
+                          when v_mine is not null then v_next  -- 'all' would pass the runs of other apps
+                          else 'all' end;
+    v_first  uuid := coalesce(rowlock.id_until(list_runs.created_after), rowlock.id_at('-infinity'));
+    v_below  uuid := least(list_runs.before, rowlock.id_since(list_runs.created_before),
+                           rowlock.id_at('infinity'));
     v_size   integer := case when v_source = 'all' and v_next is not null
                              then least(2 * list_runs."limit", c_first) else list_runs."limit" end;
     v_walk   integer := greatest(v_size, case when v_next = 'attributes' then c_first_attributes end);
@@ -268,14 +311,10 @@ begin
             using errcode = 'RLV01', hint = 'For example attributes => ''{"customer": 42}''.';
     end if;
 
-    if list_runs.created_before is not null then
-        v_below := least(v_below, rowlock.id_since(list_runs.created_before));
-    end if;
-
     loop
         v_some := case v_source
             when 'key' then array(
-                select k.run_id from rowlock.with_key(list_runs.app, list_runs.key) as k (run_id))
+                select k.run_id from rowlock.with_key(v_apps, list_runs.key) as k (run_id))
             when 'parent' then array(
                 select c.id
                   from rowlock.with_parent(list_runs.parent_id, v_first, v_below, v_size) as c (id))
@@ -286,19 +325,19 @@ begin
                 select x.id
                   from (select e.id
                           from rowlock.newest_ended(
-                                   list_runs.app, list_runs.workflow, list_runs.queue, list_runs.status,
+                                   v_apps, list_runs.workflow, list_runs.queue, list_runs.status,
                                    v_first, v_below, v_size) as e (id)
                          where list_runs.version is null
                         union all
                         select e.id
                           from rowlock.newest_of_version(
-                                   list_runs.app, list_runs.version, list_runs.status, v_first, v_below,
+                                   v_apps, list_runs.version, list_runs.status, v_first, v_below,
                                    v_size) as e (id)
                          where list_runs.version is not null
                         union all
                         select u.id
                           from rowlock.newest_unfinished(
-                                   list_runs.app, list_runs.workflow, list_runs.queue, list_runs.status,
+                                   v_apps, list_runs.workflow, list_runs.queue, list_runs.status,
                                    list_runs.version, v_first, v_below, v_size) as u (id)) as x
                  order by x.id desc limit v_size)
             else array(
@@ -357,7 +396,7 @@ begin
     end loop;
     if v_missing = list_runs."limit" then
         perform rowlock.refuse_unknown_names(
-            list_runs.app, list_runs.workflow, list_runs.queue, list_runs.version);
+            v_apps, list_runs.app, list_runs.workflow, list_runs.queue, list_runs.version);
     end if;
 end $$;
 comment on function rowlock.list_runs(

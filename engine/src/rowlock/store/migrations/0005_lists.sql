@@ -29,3 +29,7 @@ alter index rowlock.run_parent_id rename to run_parent;
 -- Until the new one is there (the functions come after this step) a redo fails, rather than leave an
 -- outcome unmarked.
 drop function if exists rowlock.begin_again(rowlock.outcome, text, integer, text, jsonb);
+
+-- Who may see an app's runs may look one up by its key.
+create policy by_app on rowlock.run_key for select using (
+    (select rowlock.my_apps()) is null or app = any ((select rowlock.my_apps())::text[]));
