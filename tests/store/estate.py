@@ -175,7 +175,10 @@ def _settle(estate: Estate, app: str) -> None:
     )
     start("ready")
     [[runs["scheduled"]]] = sql(
-        "select rowlock.start('fulfil', delay => interval '1 day', app => %s)", app
+        "select rowlock.start('fulfil', delay => interval '1 day', app => %s,"
+        " attributes => jsonb_build_object('of', %s::text))",
+        app,
+        app,
     )
     sql("select rowlock.send(%s, 'other', '\"hello\"')", runs["waiting"])
     sql("select rowlock.set_event(%s, 'progress', '1')", runs["running"])

@@ -21,7 +21,7 @@ from rowlock.store.migrate import migrate
 from rowlock.store.roles import ROLES, make_roles
 from store.estate import CLASSES, LOGINS, OWNER, PASSWORD, Estate, estate
 
-NOT_OURS = {"RLN03", "RLP01", "RLN06", "RLF01"}
+NOT_OURS = {"RLN03", "RLP01", "RLN06", "RLN07", "RLF01"}
 """What a role is told that reaches for another app: there is no such thing, or it may not use it."""
 
 
@@ -200,6 +200,7 @@ def test_nobody_can_write_to_a_table_himself(home: Estate, role: str) -> None:
 
 # --- no function reaches into another app
 
+ALL_IDS = "rowlock.id_at('-infinity'), rowlock.id_at('infinity')"
 REACHES: dict[str, tuple[str, str]] = {
     # by its name: what is tried with something of the bank's, and as whom
     "start": ("shop_client", "select rowlock.start('fulfil', app => 'bank')"),
@@ -260,10 +261,38 @@ REACHES: dict[str, tuple[str, str]] = {
     "fleet_workers": ("shop_reader", "select * from rowlock.fleet_workers('bank')"),
     "fleet_versions": ("shop_reader", "select * from rowlock.fleet_versions('bank')"),
     "fleet_rates": ("shop_reader", "select * from rowlock.fleet_rates('bank')"),
+    "list_runs": ("shop_client", "select * from rowlock.list_runs(app => 'bank')"),
+    "newest_ended": (
+        "shop_client",
+        f"select * from rowlock.newest_ended('{{bank}}', null, null, null, {ALL_IDS}, 9)",
+    ),
+    "newest_of_version": (
+        "shop_client",
+        f"select * from rowlock.newest_of_version('{{bank}}', 'v1', null, {ALL_IDS}, 9)",
+    ),
+    "newest_unfinished": (
+        "shop_client",
+        "select * from rowlock.newest_unfinished("
+        f"'{{bank}}', null, null, null, null, {ALL_IDS}, 9)",
+    ),
+    "with_key": ("shop_client", "select * from rowlock.with_key('{bank}', 'running')"),
+    "with_parent": (
+        "shop_client",
+        f"select * from rowlock.with_parent(%(running)s, {ALL_IDS}, 9)",
+    ),
+    "with_attributes": (
+        "shop_client",
+        f"""select x from rowlock.with_attributes('{{"of": "bank"}}', {ALL_IDS}, 9) as x""",
+    ),
+    "refuse_unknown_names": (
+        "shop_client",
+        "select rowlock.refuse_unknown_names('{bank}', 'bank', null, null, null)",
+    ),
 }
 
-OF_NO_APP = {"listen", "unlisten", "tell"}
-"""Who listens says so for himself; what is told is that there is news of an id, not what."""
+OF_NO_APP = {"listen", "unlisten", "tell", "id_at", "id_since", "id_until", "in_words"}
+"""Who listens says so for himself; what is told is that there is news of an id, not what. A bound
+on ids is one of times."""
 
 
 def test_what_is_not_for_admins_alone_is_tried_on_another_app(home: Estate) -> None:
@@ -305,6 +334,37 @@ def test_the_same_reaches_succeed_in_the_own_app(home: Estate, function: str) ->
         connection.execute("begin")
         connection.execute(sql.encode(), things)
         connection.execute("rollback")
+
+
+LISTS = {
+    "": "true",
+    "app => 'shop'": "app = 'shop'",
+    "status => 'failed'": "status = 'failed'",
+    "status => 'ready', queue => 'default'": "status = 'ready' and queue = 'default'",
+    "workflow => 'fulfil'": "workflow = 'fulfil'",
+    "version => 'v1'": "version = 'v1'",
+    "key => 'waiting'": "key = 'waiting'",
+    "attributes => '{}'": "attributes @> '{}'",
+    "created_after => 'yesterday', created_before => 'tomorrow'": "true",
+}
+
+
+@pytest.mark.parametrize("role", [role for role in LOGINS if role != "nobody"])
+@pytest.mark.parametrize("arguments", LISTS)
+def test_a_list_shows_what_its_caller_may_see(home: Estate, role: str, arguments: str) -> None:
+    view = f"select run_id from rowlock.runs where {LISTS[arguments]} order by run_id desc"
+    with home.as_(role) as connection:
+        listed = connection.execute(
+            f"select run_id from rowlock.list_runs({arguments})".encode()
+        ).fetchall()
+        assert listed == connection.execute(view.encode()).fetchall()
+    apps = {
+        app
+        for (app,) in home.rows(
+            "select app from rowlock.run where id = any (%s)", [run for (run,) in listed]
+        )
+    }
+    assert apps == ({"shop"} if role != "the_admin" or "shop" in arguments else {"shop", "bank"})
 
 
 def test_a_start_cannot_hang_a_run_below_anothers(home: Estate) -> None:
