@@ -1,7 +1,7 @@
 """A server with two apps and a login role for each thing a role may be: for tests of rights.
 
-Roles belong to a whole server, so it is one of its own. Nothing here runs as a superuser but what looks
-on: the schema is owned by a plain role.
+Roles belong to a whole server, so it is one of its own. Nothing here runs as a superuser but what
+looks on: the schema is owned by a plain role.
 """
 
 from __future__ import annotations
@@ -81,9 +81,7 @@ class Estate:
 def make_logins(admin: psycopg.Connection[Any]) -> None:
     """The owner-to-be, and the login roles without what they are members of."""
     for role in (OWNER, *LOGINS):
-        admin.execute(
-            SQL("create role {} login password {}").format(Identifier(role), PASSWORD)
-        )
+        admin.execute(SQL("create role {} login password {}").format(Identifier(role), PASSWORD))
     admin.execute(SQL("alter role {} createrole").format(Identifier(OWNER)))
 
 
@@ -134,15 +132,12 @@ def _settle(estate: Estate, app: str) -> None:
         runs[state] = run
         return UUID(str(run))
 
-    ended = {"succeeded": "succeeded", "failed": "failed", "cancelled": "cancelled", "dead": "dead"}
+    ended = ("succeeded", "failed", "cancelled", "dead")
     for state in ("running", "waiting", "blocked", *ended):
         start(state)
-    claimed = {
-        run: epoch
-        for run, epoch in sql(
-            "select run_id, epoch from rowlock.claim(%s, %s, 'v1', null, 100, false)", worker, app
-        )
-    }
+    claimed = sql(
+        "select run_id, epoch from rowlock.claim(%s, %s, 'v1', null, 100, false)", worker, app
+    )
     for state in ("running", *ended):
         sql(
             "insert into rowlock.step (run_id, recorded_at, generation, position, epoch, seconds,"
@@ -172,7 +167,7 @@ def _settle(estate: Estate, app: str) -> None:
     )
     sql(
         "update rowlock.task set state = 'blocked', worker_id = null, epoch = epoch + 1,"
-        " reason = '{\"kind\": \"nondeterminism\"}' where run_id = %s returning 1",
+        ' reason = \'{"kind": "nondeterminism"}\' where run_id = %s returning 1',
         runs["blocked"],
     )
     start("ready")

@@ -46,9 +46,7 @@ def everything(session: Session) -> list[Any]:
         "select relname from pg_class where relnamespace = 'rowlock'::regnamespace"
         " and relkind = 'r'"
     )
-    return [
-        session.run(f"select x::text from rowlock.{name} as x order by 1") for [name] in tables
-    ]
+    return [session.run(f"select x::text from rowlock.{name} as x order by 1") for [name] in tables]
 
 
 def versioned(world: World, version: str) -> Worker:
@@ -398,9 +396,7 @@ def test_a_draining_worker_takes_no_new_runs_and_keeps_its_own(world: World) -> 
     assert admin.ask("select rowlock.drain_worker(%s)", worker.worker_id) is True
     assert admin.ask("select rowlock.drain_worker(%s)", worker.worker_id) is False
     assert claimed_ids(worker) == []
-    assert admin.ask(
-        "select draining from rowlock.workers where worker_id = %s", worker.worker_id
-    )
+    assert admin.ask("select draining from rowlock.workers where worker_id = %s", worker.worker_id)
     assert worker.verdict(step(mine, "1")) == "written"
     # Its own heartbeat makes it a fact of its row, so that nobody notifies it any more.
     worker.heartbeat()
@@ -591,9 +587,7 @@ def test_a_fork_with_its_children_has_a_group_of_its_own(world: World) -> None:
     worker.journal(children(parent, "1", 3))
     name = f"{parent.run_id}:1:1"
     members = sorted(worker.claim(), key=lambda one: one.created_at)
-    ended = worker.journal(
-        step(members[0], "1"), finish(members[0]), finish(members[1], "failed")
-    )
+    ended = worker.journal(step(members[0], "1"), finish(members[0]), finish(members[1], "failed"))
     worker.journal(groups=ended.groups)
     worker.journal(sleep_on(parent, for_group(name, 3)), sleep_on(members[2], for_message()))
 
@@ -615,7 +609,9 @@ def test_a_fork_with_its_children_has_a_group_of_its_own(world: World) -> None:
     )
     assert copies == originals
     assert admin.ask("select sum(count) from rowlock.arrival where name = %s", copy) == 2
-    [copied] = admin.run("select run_id from rowlock.runs where forked_from = %s", members[0].run_id)
+    [copied] = admin.run(
+        "select run_id from rowlock.runs where forked_from = %s", members[0].run_id
+    )
     assert world.steps(copied[0]) == [("1", "done", 0)]
 
     claimed = {one.run_id: one for one in worker.claim()}

@@ -1,7 +1,7 @@
 """Pauses that begin and end while claims, tenders and strangers are at work.
 
-A pause is read, never waited for. What a claim sets aside for a paused workflow comes back when the pause
-is over, whoever was faster: nothing may stay behind.
+A pause is read, never waited for. What a claim sets aside for a paused workflow comes back when
+the pause is over, whoever was faster: nothing may stay behind.
 """
 
 from __future__ import annotations
