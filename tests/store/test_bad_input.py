@@ -69,6 +69,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "drain_worker": {"worker_id": "worker"},
     "grant_app": {"role": "pg_monitor", "app": "shop"},
     "revoke_app": {"role": "pg_monitor", "app": "shop"},
+    "explain": {"run_id": "running"},
     "current_version": {"app": "shop"},
     "my_apps": {},
     "fleet_tasks": {"p_app": "shop"},
@@ -293,13 +294,14 @@ def test_a_fork_past_the_end_is_refused(world: World, things: Things) -> None:
 
 def test_a_run_id_that_is_null_is_a_run_that_is_not_there(world: World, things: Things) -> None:
     for function, kinds in arguments(world).items():
-        if kinds.get("run_id") != "uuid" or function == "get_event":
+        if kinds.get("run_id") != "uuid" or function in ("get_event", "explain"):
             continue
         given = CALLS[function] | {"run_id": None}
         with pytest.raises(psycopg.Error) as caught:
             world.anybody.connection.execute(call(function, given, kinds, things))
         assert caught.value.sqlstate == "RLN03", function
     assert world.anybody.ask("select rowlock.get_event(null, 'progress')") is None
+    assert world.anybody.ask("select cause from rowlock.explain(null)") == "unknown"
     worker = world.connect_again(things.worker)
     [run] = [one for one in worker.claim() if one.run_id == things.ready]
     assert worker.verdict(sleep_on(run, for_message())) == "written"

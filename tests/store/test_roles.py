@@ -217,7 +217,10 @@ REACHES: dict[str, tuple[str, str]] = {
         "shop_worker",
         "select rowlock.register_worker('bank', 'v2', 'x', 1, 1, null, interval '1 hour')",
     ),
-    "heartbeat": ("shop_worker", "select rowlock.heartbeat(%(worker)s, interval '1 second')"),
+    "heartbeat": (
+        "shop_worker",
+        "select rowlock.heartbeat(%(worker)s, interval '1 second', null)",
+    ),
     "drain": ("shop_worker", "select rowlock.drain(%(worker)s)"),
     "leave": ("shop_worker", "select rowlock.leave(%(worker)s)"),
     "tend": ("shop_worker", "select * from rowlock.tend(1000, 0)"),
@@ -247,6 +250,10 @@ REACHES: dict[str, tuple[str, str]] = {
         """select * from rowlock.record_failed_transaction(
                %(running)s, 1, 1, '9', 9, 'x', 1, 0.1, '{}')""",
     ),
+    "explain": (
+        "shop_client",
+        "select * from rowlock.explain(%(running)s) where cause <> 'unknown'",
+    ),
     "get_event": (
         "shop_client",
         "select 1 where rowlock.get_event(%(running)s, 'progress') is not null",
@@ -259,9 +266,13 @@ REACHES: dict[str, tuple[str, str]] = {
     "fleet_rates": ("shop_reader", "select * from rowlock.fleet_rates('bank')"),
 }
 
+OF_NO_APP = {"listen", "unlisten", "tell"}
+"""Who listens says so for himself; what is told is that there is news of an id, not what."""
+
 
 def test_what_is_not_for_admins_alone_is_tried_on_another_app(home: Estate) -> None:
-    assert {name for name, roles in rights(home).items() if roles != {"admin"}} == set(REACHES)
+    tried = {name for name, roles in rights(home).items() if roles != {"admin"}} - OF_NO_APP
+    assert tried == set(REACHES)
 
 
 @pytest.mark.parametrize("function", REACHES)

@@ -119,6 +119,7 @@ begin
     perform rowlock.drop_requests(v_ended);
     delete from rowlock.wait where run_id = any (v_ended);
     perform rowlock.note_watchers(v_ended, null);
+    perform rowlock.tell(v_ended);
     if exists (select from rowlock.run as r where r.id = any (v_ended) and r.child_index is not null) then
         -- a parent that waits for a group looks again by itself
         perform rowlock.note_waiters(array(

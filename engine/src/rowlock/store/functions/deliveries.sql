@@ -122,6 +122,7 @@ begin
     if rowlock.note_watchers(array[set_event.run_id], set_event.name) then
         perform rowlock.notify_tender(v_app);
     end if;
+    perform rowlock.tell(array[set_event.run_id]);
 end $$;
 comment on function rowlock.set_event(uuid, text, jsonb) is
     'Sets an event of an unfinished run; the latest value counts. Whoever waits for it goes on.';
@@ -156,6 +157,7 @@ begin
     insert into rowlock.stream_entry (run_id, emitted_at, "offset", stream, value)
     values (emit.run_id, clock_timestamp(), v_offset, emit.stream, coalesce(emit.value, 'null'))
     on conflict do nothing;
+    perform rowlock.tell(array[emit.run_id]);
     return v_offset;
 end $$;
 comment on function rowlock.emit(uuid, text, jsonb) is

@@ -152,6 +152,7 @@ begin
             select split_part(g.name, ':', 1)::uuid
               from unnest(rowlock.note_arrivals(v_given_up)) as g (name)));
         perform rowlock.wake_waiters(v_given_up);
+        perform rowlock.tell(v_given_up);
     end if;
     -- A dead worker whose last run has been taken leaves; one with more is met again.
     delete from rowlock.worker as w

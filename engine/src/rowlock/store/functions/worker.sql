@@ -63,13 +63,13 @@ begin
                 for update skip locked));
 end $$;
 
--- heartbeat: renew the lease, and say what this worker owns, so that both sides can be
--- reconciled: a claim whose reply was lost, a run that was taken over; and which of its runs are to
--- be cancelled. No row: the worker was declared dead and must begin anew. clock_timestamp(), not
+-- heartbeat: renew the lease, say which steps take long (p_doing, for people), and hear what this
+-- worker owns, so that both sides can be reconciled: a claim whose reply was lost, a run that was
+-- taken over; and which of its runs are to be cancelled. No row: the worker was declared dead and must begin anew. clock_timestamp(), not
 -- now(): a lease counted from the begin of a transaction that had to wait may be over when it is
 -- written (8F). A request to drain becomes a fact of the worker's row here: only the worker itself may
 -- touch that row, for whoever else did so in an open transaction would cost it its lease.
-create or replace function rowlock.heartbeat(p_worker bigint, p_lease interval)
+create or replace function rowlock.heartbeat(p_worker bigint, p_lease interval, p_doing jsonb)
 returns table (run_ids uuid[], epochs integer[], cancels text)
 language plpgsql volatile set search_path = pg_catalog set enable_seqscan = off set jit = off as $$
 begin
@@ -77,7 +77,13 @@ begin
     update rowlock.worker as w
        set lease_until = clock_timestamp() + p_lease,
            draining = w.draining or exists (
-               select from rowlock.drain_request as d where d.worker_id = p_worker)
+               select from rowlock.drain_request as d where d.worker_id = p_worker),
+           doing = (select jsonb_agg(jsonb_build_object(
+                               'run', d.run, 'place', d.place, 'name', d.name, 'attempt', d.attempt,
+                               'since', clock_timestamp() - d.seconds * interval '1 second'))
+                      from jsonb_to_recordset(p_doing) as d (
+                               run uuid, place text, name text, attempt integer,
+                               seconds double precision))
      where w.id = p_worker and rowlock.allowed(w.app);
     if not found then
         return;

@@ -47,6 +47,11 @@ as $$
         ('journal',                   '{worker}',                     false),
         ('record_transaction',        '{worker}',                     false),
         ('record_failed_transaction', '{worker}',                     false),
+        ('tell',                      '{worker}',                     false),
+        -- who waits, or wonders
+        ('listen',                    '{client,worker,reader,admin}', false),
+        ('unlisten',                  '{client,worker,reader,admin}', false),
+        ('explain',                   '{client,worker,reader,admin}', false),
         -- looking
         ('get_event',                 '{client,worker,reader,admin}', true),
         ('current_version',           '{client,worker,reader,admin}', true),
