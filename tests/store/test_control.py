@@ -11,7 +11,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from rowlock.store.statements import CLAIM, HEARTBEAT, REGISTER_WORKER
+from rowlock.store.statements import CLAIM, REGISTER_WORKER
 from store.races.sessions import (
     APP,
     Session,
@@ -631,7 +631,3 @@ def test_a_group_that_has_ended_is_shared(world: World) -> None:
     fork = admin.ask("select rowlock.fork(%s, children => true)", parent.run_id)
     assert world.steps(fork) == [("1", f"{parent.run_id}:1:1", 0)]
     assert admin.ask("select count(*) from rowlock.run where parent_id = %s", fork) == 0
-
-
-def test_the_heartbeat_of_a_worker_that_is_gone_is_no_heartbeat(world: World) -> None:
-    assert world.anybody.call(HEARTBEAT, worker=-1, lease=30.0, doing=None) == []
