@@ -343,7 +343,7 @@ RECORDED = Statement(
     Recorded,
 )
 
-# --- what callers ask (functions/start.sql, functions/runs.sql)
+# --- what callers ask (functions/start.sql, functions/runs.sql, functions/search.sql)
 
 START: Statement[UUID] = Statement(
     "start",
@@ -439,18 +439,11 @@ RUN = Statement(
 
 LIST_RUNS = Statement(
     "list_runs",
-    f"select {_RUN_COLUMNS} from rowlock.runs"  # noqa: S608
-    " where (%(app)s::text is null or app = %(app)s)"
-    "   and (%(status)s::text is null or status = %(status)s)"
-    "   and (%(workflow)s::text is null or workflow = %(workflow)s)"
-    "   and (%(queue)s::text is null or queue = %(queue)s)"
-    "   and (%(key)s::text is null or key = %(key)s)"
-    "   and (%(parent)s::uuid is null or parent_id = %(parent)s)"
-    "   and (%(attributes)s::jsonb is null or attributes @> %(attributes)s::jsonb)"
-    "   and (%(created_after)s::timestamptz is null or created_at >= %(created_after)s)"
-    "   and (%(created_before)s::timestamptz is null or created_at < %(created_before)s)"
-    "   and (%(before)s::uuid is null or run_id < %(before)s)"
-    " order by run_id desc limit %(limit)s",
+    f"select {_RUN_COLUMNS} from rowlock.list_runs(app => %(app)s, status => %(status)s,"  # noqa: S608
+    " workflow => %(workflow)s, queue => %(queue)s, key => %(key)s, parent_id => %(parent)s,"
+    " attributes => %(attributes)s::jsonb, created_after => %(created_after)s,"
+    ' created_before => %(created_before)s, before => %(before)s, "limit" => %(limit)s)'
+    " order by run_id desc",
     RunRow,
 )
 
