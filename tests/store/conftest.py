@@ -1,4 +1,4 @@
-"""The fixture of races and others: a database with one app, and sessions on it."""
+"""Fixtures of the races, and of all else that calls our functions: a database, sessions on it."""
 
 from __future__ import annotations
 

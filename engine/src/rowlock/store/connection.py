@@ -313,6 +313,12 @@ def meaning(state: str, message: str, hint: str | None) -> RowlockError:
         return Refused(
             f"this database is not ready for Rowlock: {message}.", state, "Run `rowlock migrate`."
         )
+    if state == "42501":
+        return Refused(
+            message,
+            state,
+            "This role lacks a right on Rowlock: docs/operations.md, Roles, says who may do what.",
+        )
     if state.startswith(_PASSING):
         return Disconnected(f"{message} (SQLSTATE {state})")
     return Poisoned(f"PostgreSQL refused it: {message} (SQLSTATE {state})")

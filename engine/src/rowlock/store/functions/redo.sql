@@ -50,7 +50,7 @@ end $$;
 create or replace function rowlock.refuse_place(p_run uuid, p_place text) returns void
 language plpgsql stable set search_path = pg_catalog as $$
 begin
-    raise exception 'run % has recorded nothing at place %', p_run, coalesce(p_place, 'null')
+    raise exception 'run % has recorded nothing at place %', p_run, rowlock.shown(p_place)
         using errcode = 'RLN04',
               hint = 'rowlock.steps lists the places of a run. Nothing was changed.';
 end $$;
@@ -325,7 +325,7 @@ begin
         perform rowlock.refuse_place(p_run, p_place);
     end if;
     if v_bad is not null then
-        raise exception 'run % has no recorded outcome at place % that could be another', p_run, v_bad
+        raise exception 'run % has no recorded outcome at place % that could be another', p_run, rowlock.shown(v_bad)
             using errcode = 'RLN04',
                   hint = 'rowlock.steps lists the places of a run. Nothing was started.';
     end if;

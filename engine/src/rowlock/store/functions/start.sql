@@ -12,6 +12,9 @@ declare
     v_apps text[];
 begin
     if resolve_app.app is not null then
+        if resolve_app.app = '' or length(resolve_app.app) > 200 then
+            perform rowlock.check_name('name of the app', resolve_app.app);
+        end if;
         if not rowlock.allowed(resolve_app.app) then
             perform rowlock.refuse_app(resolve_app.app);
         end if;
@@ -116,7 +119,7 @@ begin
                'RLV01' as code, 'Nothing was started.' as hint
           from jsonb_array_elements(start_many.runs) with ordinality as e (v, n)
         union all
-        select min(e.n), 'names queue ' || (e.v ->> 'queue') || ', which app ' || v_app || ' does not have',
+        select min(e.n), 'names queue ' || rowlock.shown(e.v ->> 'queue') || ', which app ' || v_app || ' does not have',
                'RLN01',
                'Nothing was started. Declare the queue in code with app.queue(…) and start a worker or client '
                'of that code, or correct the name.'
