@@ -70,13 +70,16 @@ CALLS: dict[str, dict[str, Any]] = {
     "drain_worker": {"worker_id": "worker"},
     "grant_app": {"role": "pg_monitor", "app": "shop"},
     "revoke_app": {"role": "pg_monitor", "app": "shop"},
-    "explain": {"run_id": "running"},
     "current_version": {"app": "shop"},
     "my_apps": {},
-    "fleet_tasks": {"p_app": "shop"},
-    "fleet_workers": {"p_app": "shop"},
-    "fleet_versions": {"p_app": "shop"},
-    "fleet_rates": {"p_app": "shop"},
+    "list_runs": {
+        "app": "shop",
+        "status": "waiting",
+        "workflow": "fulfil",
+        "queue": "default",
+        "version": "v1",
+        "key": "k",
+    },
 }
 ONE_OF_TWO = {("pause", "workflow"), ("unpause", "workflow")}
 """Instead of the queue."""
@@ -258,6 +261,7 @@ WRONG_JSON: dict[str, list[tuple[str, str]]] = {
     ],
     "start": [("input", "[]"), ("input", "7"), ("attributes", "[]"), ("trace_context", "7")],
     "rewind": [("input", "[]"), ("input", '"x"')],
+    "list_runs": [("attributes", "[]"), ("attributes", "7"), ("attributes", '"x"')],
     "fork": [
         ("input", "[]"),
         ("outcomes", "[]"),
