@@ -6,6 +6,7 @@ its rights are decided (functions/zz_rights.sql) and its reach into other apps i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
@@ -18,8 +19,9 @@ from psycopg.sql import SQL, Identifier
 from psycopg.types.json import Json
 
 from rowlock.errors import ConfigurationError, SchemaTooOld
-from rowlock.store.migrate import migrate
+from rowlock.store.migrate import LEVEL, check, migrate
 from rowlock.store.roles import ROLES, make_roles
+from rowlock.store.statements import FLEET
 from store.estate import CLASSES, LOGINS, OWNER, PASSWORD, Estate, estate
 
 NOT_OURS = {"RLN03", "RLP01", "RLN06", "RLF01"}
@@ -371,6 +373,18 @@ def test_a_tender_gives_up_no_other_apps_runs(home: Estate) -> None:
     home.rows("with x as (delete from rowlock.task where run_id = %s returning 1) table x", run)
 
 
+@pytest.mark.parametrize("role", ["shop_reader", "the_admin"])
+def test_exporter_and_operator_get_their_picture_of_the_fleet(home: Estate, role: str) -> None:
+    with home.as_(role) as connection:
+        found = connection.execute(FLEET.sql.encode(), {"app": None}).fetchone()
+    assert found is not None
+    fleet = FLEET.row(*found)
+    apps = {row["app"] for row in json.loads(fleet.tasks)}
+    assert apps == ({"shop"} if role == "shop_reader" else {"shop", "bank"})
+    assert fleet.schema_level == LEVEL
+    assert check(home.url_of(role)) == LEVEL
+
+
 # --- who it is that calls
 
 
@@ -494,6 +508,24 @@ def test_roles_are_made_once_and_given_their_rights_again_and_again(home: Estate
         connection.execute("select rowlock.current_version('shop')")
         with pytest.raises(InsufficientPrivilege):
             connection.execute("select rowlock.retire('shop', 'v1')")
+
+
+def test_what_a_superuser_migrates_belongs_to_the_owner_all_the_same(home: Estate) -> None:
+    """Else a function of his would run as him, and the owner be a stranger to it."""
+    home.look.execute(
+        "drop function rowlock.cancel; drop view rowlock.audit;"
+        " update rowlock.repeatable set checksum = 'older'"
+    )
+    migrate(home.url)
+    owners = home.rows(
+        "select distinct pg_get_userbyid(proowner) from pg_proc"
+        " where pronamespace = 'rowlock'::regnamespace"
+        " union select distinct pg_get_userbyid(relowner) from pg_class"
+        " where relnamespace = 'rowlock'::regnamespace"
+    )
+    assert owners == [(OWNER,)]
+    with home.as_("shop_client") as connection, pytest.raises(psycopg.Error, match="no run"):
+        connection.execute("select rowlock.cancel(%s)", [home.runs["bank"]["ready"]])
 
 
 def test_a_second_database_of_the_server_finds_the_roles(home: Estate) -> None:

@@ -136,6 +136,22 @@ do $do$
 declare
     v_what record;
 begin
+    -- A superuser may have migrated what somebody else owns: one owner for all, else a function of the one
+    -- could not read a table of the other.
+    for v_what in
+        select format('%s %s', case c.relkind when 'v' then 'view' else 'table' end, c.oid::regclass) as name,
+               n.nspowner::regrole as owner
+          from pg_catalog.pg_class as c
+          join pg_catalog.pg_namespace as n on n.oid = c.relnamespace and n.nspname = 'rowlock'
+         where c.relkind in ('r', 'v') and c.relowner <> n.nspowner
+        union all
+        select format('function %s', p.oid::regprocedure), n.nspowner::regrole
+          from pg_catalog.pg_proc as p
+          join pg_catalog.pg_namespace as n on n.oid = p.pronamespace and n.nspname = 'rowlock'
+         where p.proowner <> n.nspowner
+    loop
+        execute format('alter %s owner to %s', v_what.name, v_what.owner);
+    end loop;
     revoke all on all functions in schema rowlock from public;
     for v_what in
         select p.oid::regprocedure::text as name, x.function is not null and not x.reads as is_definer,
