@@ -216,7 +216,7 @@ class App:
                 self._shape(_returns(function), f"the result of workflow {workflow_name}"),
             )
             self._workflows[workflow_name] = code
-            return Workflow(code, function)
+            return Workflow(code, function, self.name)
 
         return register if function is None else register(function)
 

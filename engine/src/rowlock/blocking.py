@@ -191,14 +191,13 @@ class BlockingClient:
         **options: Unpack[StartOptions],
     ) -> list[BlockingRun[R]]:
         """Start many runs; see :meth:`rowlock.client.Client.start_many`."""
-        calls = list(calls)
         if connection is None:
             runs = self._wait(self._client.start_many(calls, keys=keys, **options))
         else:
-            ids: list[UUID] = []
-            for parameters in self._client._batches(calls, keys, options):
-                ids += rows_on_blocking(connection, START_MANY, parameters)
-            runs = self._client._handles(calls, ids)
+            runs = []
+            for part in filter(None, self._client._parts(calls, keys, options)):
+                ids = rows_on_blocking(connection, START_MANY, part.parameters)
+                runs += self._client._handles(part.calls, ids)
         return [BlockingRun(self, run) for run in runs]
 
     def run(self, run_id: UUID | str, workflow: Any = None) -> BlockingRun[Any]:
