@@ -287,12 +287,14 @@ class App:
 
         Its first parameter is the connection (psycopg's AsyncConnection, for a plain function
         Connection), inside a transaction that Rowlock begins and ends; callers leave it out.
+        Annotated as SQLAlchemy's AsyncSession (Session), it is a session on that connection.
         ``isolation``: read committed, repeatable read or serializable; conflicts are tried again.
         """
 
         def register(function: Callable[..., Any]) -> Any:
             step_name = self._step_name(name or function.__name__, function)
-            if not inspect.signature(function).parameters:
+            first = next(iter(inspect.signature(function).parameters), None)
+            if first is None:
                 raise ConfigurationError(
                     f"transaction {step_name} needs a first parameter: the connection to write with"
                 )
@@ -304,7 +306,8 @@ class App:
             shape = self._shape(_returns(function), f"the result of transaction {step_name}")
             _check_policy(step_name, retry, timeout)
             kind = AsyncTransaction if _is_async(function) else SyncTransaction
-            return kind(step_name, function, shape, retry, timeout, isolation)
+            wanted = hints_of(function).get(first)
+            return kind(step_name, function, shape, retry, timeout, isolation, wanted)
 
         return register if function is None else register(function)
 

@@ -38,6 +38,7 @@ from rowlock.model.retry import Retry
 from rowlock.model.values import Shape
 from rowlock.runtime import inside
 from rowlock.starting import Sql, StartOptions, Style, start_parameters, start_sql
+from rowlock.store.transactions import handed
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -584,6 +585,10 @@ class SyncStep(_StepBase, Generic[P, R]):
 class _TransactionMixin(_StepBase):
     _isolation = "read committed"
 
+    def _hand(self, wanted: Any) -> None:
+        """What its first parameter is annotated with decides what it is handed."""
+        self._function = handed(self._function, wanted, is_async=self._is_async)
+
     def _command(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExecuteTransaction:
         return ExecuteTransaction(
             self.name,
@@ -616,10 +621,12 @@ class AsyncTransaction(_TransactionMixin, Generic[P, R]):
         retry: Retry,
         timeout: Any,
         isolation: str,
+        wanted: Any,
     ) -> None:
         super().__init__(name, function, shape, retry, timeout, is_async=True)
         self.function = function
         self._isolation = isolation
+        self._hand(wanted)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         if inside.thread() is not None:
@@ -649,10 +656,12 @@ class SyncTransaction(_TransactionMixin, Generic[P, R]):
         retry: Retry,
         timeout: Any,
         isolation: str,
+        wanted: Any,
     ) -> None:
         super().__init__(name, function, shape, retry, timeout, is_async=False)
         self.function = function
         self._isolation = isolation
+        self._hand(wanted)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         if inside.execution() is not None:
