@@ -140,15 +140,23 @@ class BlockingClient:
         )
 
     def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self) -> Self:
+        """For where there is no ``with`` to put it in: :meth:`close` it then. Not before a fork."""
         self._aside.open()
         try:
             self._wait(self._client.__aenter__())
         except BaseException:
-            self.__exit__()
+            self.close()
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Give its connections back."""
         if not self._aside.is_open:
             return
         try:
