@@ -70,7 +70,6 @@ CALLS: dict[str, dict[str, Any]] = {
     "drain_worker": {"worker_id": "worker"},
     "grant_app": {"role": "pg_monitor", "app": "shop"},
     "revoke_app": {"role": "pg_monitor", "app": "shop"},
-    "explain": {"run_id": "running"},
     "current_version": {"app": "shop"},
     "my_apps": {},
     "fleet_tasks": {"p_app": "shop"},

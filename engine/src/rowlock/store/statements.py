@@ -345,18 +345,24 @@ RECORDED = Statement(
 
 # --- what callers ask (functions/start.sql, functions/runs.sql, functions/search.sql)
 
+
+def _id(run_id: Any) -> UUID:
+    """A run's id, which some callers' drivers give as a kind of their own or as text."""
+    return run_id if type(run_id) is UUID else UUID(str(run_id))
+
+
 START: Statement[UUID] = Statement(
     "start",
     "select rowlock.start(%(workflow)s, %(input)s::jsonb, %(key)s, %(queue)s, %(app)s,"
     " %(priority)s, make_interval(secs => %(delay)s), %(start_at)s::timestamptz,"
     " %(attributes)s::jsonb, %(trace_context)s::jsonb, make_interval(secs => %(deadline)s))",
-    lambda run_id: run_id,
+    _id,
 )
 
 START_MANY: Statement[UUID] = Statement(
     "start_many",
     "select * from rowlock.start_many(%(runs)s::jsonb, %(app)s)",
-    lambda run_id: run_id,
+    _id,
 )
 
 START_CHILD: Statement[UUID] = Statement(
@@ -369,7 +375,7 @@ START_CHILD: Statement[UUID] = Statement(
     " 'detached', %(detached)s::boolean, 'deadline', make_interval(secs => %(deadline)s)::text,"
     " 'parent_id', %(parent)s::uuid, 'parent_generation', %(generation)s::int,"
     " 'parent_place', %(place)s::text)), %(app)s)",
-    lambda run_id: run_id,
+    _id,
 )
 
 SEND: Statement[int] = Statement(
@@ -391,7 +397,7 @@ FORK: Statement[UUID] = Statement(
     "fork",
     "select rowlock.fork(%(run)s, %(place)s, %(input)s::jsonb, %(outcomes)s::jsonb, %(version)s,"
     " %(children)s)",
-    lambda run_id: run_id,
+    _id,
 )
 RESUME = Statement("resume", "select rowlock.resume(%(run)s)", _nothing)
 PROMOTE = Statement("promote", "select rowlock.promote(%(app)s, %(version)s)", _nothing)
