@@ -86,6 +86,7 @@ class RunFilters(TypedDict, total=False):
     status: str | None
     workflow: str | None
     queue: str | None
+    version: str | None
     key: str | None
     parent: UUID | None
     attributes: Mapping[str, Any] | None
@@ -267,6 +268,7 @@ class Client:
         status: str | None = None,
         workflow: str | None = None,
         queue: str | None = None,
+        version: str | None = None,
         key: str | None = None,
         parent: UUID | None = None,
         attributes: Mapping[str, Any] | None = None,
@@ -285,6 +287,7 @@ class Client:
             "status": status,
             "workflow": workflow,
             "queue": queue,
+            "version": version,
             "key": key,
             "parent": parent,
             "attributes": None if attributes is None else ATTRIBUTES.store(dict(attributes)),

@@ -446,7 +446,8 @@ RUN = Statement(
 LIST_RUNS = Statement(
     "list_runs",
     f"select {_RUN_COLUMNS} from rowlock.list_runs(app => %(app)s, status => %(status)s,"  # noqa: S608
-    " workflow => %(workflow)s, queue => %(queue)s, key => %(key)s, parent_id => %(parent)s,"
+    " workflow => %(workflow)s, queue => %(queue)s, version => %(version)s, key => %(key)s,"
+    " parent_id => %(parent)s,"
     " attributes => %(attributes)s::jsonb, created_after => %(created_after)s,"
     ' created_before => %(created_before)s, before => %(before)s, "limit" => %(limit)s)'
     " order by run_id desc",
