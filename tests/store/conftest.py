@@ -30,7 +30,7 @@ end $$
 
 @pytest.fixture(scope="module")
 def connections(server: Server, template: str) -> Iterator[Connections]:
-    """Connections to a migrated database for all races of a module."""
+    """Connections to a migrated database for all tests of a module."""
     with postgres.new_database(server, template) as url:
         connections = Connections(url)
         yield connections

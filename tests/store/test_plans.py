@@ -8,8 +8,6 @@ backlog say what they should cost. Costs are buffers touched, which no busy mach
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -44,6 +42,7 @@ from rowlock.store.statements import (
     TEND,
     Claimed,
 )
+from store.costs import Cost, cost_of
 from store.races.sessions import (
     APP,
     Connections,
@@ -134,13 +133,6 @@ select clock_timestamp(), 1, %(run)s || ':1:' || n from generate_series(1, %(n)s
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    buffers: int
-    scanned: set[str]
-    """Ledgers that were read from end to end."""
-
-
 class Backlog:
     """A database with so many ready, waiting, scheduled and finished runs, and a worker."""
 
@@ -178,36 +170,8 @@ class Backlog:
 
     def cost(self, statement: Statement[Any], given: dict[str, Any]) -> Cost:
         """What a call costs when its plans are made; nothing of it remains."""
-        with self._undone():
-            self.worker.connection.execute(statement.sql.encode(), given)
-        with self._undone():
-            before = self._scans()
-            [plan] = self.worker.connection.execute(
-                b"explain (analyze, buffers, format json) " + statement.sql.encode(), given
-            ).fetchone() or [None]
-            after = self._scans()
-        top = plan[0]["Plan"]
-        buffers = sum(
-            top[f"{kind} {what} Blocks"]
-            for kind in ("Shared", "Local", "Temp")
-            for what in (("Hit", "Read") if kind == "Shared" else ("Read", "Written"))
-            if f"{kind} {what} Blocks" in top
-        )
-        return Cost(buffers, {name for name in LEDGERS if after[name] > before[name]})
-
-    def _scans(self) -> dict[str, int]:
-        rows = self.worker.run(
-            "select relname, seq_scan from pg_stat_xact_user_tables where schemaname = 'rowlock'"
-        )
-        return {str(name): int(count or 0) for name, count in rows}
-
-    @contextmanager
-    def _undone(self) -> Iterator[None]:
-        self.worker.begin()
-        try:
-            yield
-        finally:
-            self.worker.rollback()
+        cost = cost_of(self.worker, statement.sql, given)
+        return Cost(cost.buffers, cost.scanned & set(LEDGERS))
 
 
 @pytest.fixture(scope="module")

@@ -96,6 +96,9 @@ begin
     values (p_end.run_id, clock_timestamp(), v_next, p_reason,
             coalesce(p_input, rowlock.input_of(p_end.run_id, p_end.generation)), p_place)
     on conflict do nothing;
+    -- No longer how the run stands: lists pass it by (ended.sql).
+    update rowlock.outcome as o set redone_at = clock_timestamp()
+     where o.run_id = p_end.run_id and o.generation = p_end.generation;
     insert into rowlock.step (run_id, recorded_at, generation, position, epoch, seconds, attempts,
                               place, kind, name, output, error)
     select s.run_id, s.recorded_at, v_next, s.position, s.epoch, s.seconds, s.attempts,
