@@ -20,6 +20,11 @@ PUBLIC_FUNCTIONS = {
     "current_version",
     "get_event",
     "emit",
+    "delete",
+    "why_kept",
+    "retain",
+    "set_retention",
+    "drop_retention",
 }
 
 
