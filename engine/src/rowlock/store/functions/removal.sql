@@ -132,7 +132,7 @@ end $$;
 
 create or replace function rowlock.delete(run_id uuid) returns void
 language plpgsql volatile
-set search_path = pg_catalog
+set search_path = pg_catalog set enable_seqscan = off set jit = off
 as $$
 #variable_conflict use_column
 declare
