@@ -156,6 +156,9 @@ def indexed(data: Path) -> dict[str, tuple[object, ...]]:
 
 def test_an_interrupted_demo_goes_on_where_it_was(files: Path, server_folder: Path) -> None:
     data = server_folder / "data"
+    more = 1000  # enough for it not to be done before the signal
+    for nth in range(more):
+        (files / f"more{nth}.txt").write_text("one line\n")
     demo = start_demo(files, "--data-dir", data, "--no-kill")
     assert demo.stdout is not None
     for line in demo.stdout:
@@ -171,7 +174,7 @@ def test_an_interrupted_demo_goes_on_where_it_was(files: Path, server_folder: Pa
     status, output = run_demo(files, "--data-dir", data, "--no-kill")
 
     assert status == 0
-    assert number(r"([\d,]+) indexed,", output) == INDEXED
+    assert number(r"([\d,]+) indexed,", output) == INDEXED + more
 
 
 def processes_of(data: Path) -> list[str]:

@@ -245,7 +245,7 @@ def claim_of_a_version_without_work(backlog: Backlog) -> tuple[Statement[Any], d
 
 
 def heartbeat(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
-    return HEARTBEAT, {"worker": backlog.worker.worker_id, "lease": 30.0}
+    return HEARTBEAT, {"worker": backlog.worker.worker_id, "lease": 30.0, "doing": None}
 
 
 def history(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
@@ -277,6 +277,7 @@ def start(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
         "app": APP,
         "priority": None,
         "delay": None,
+        "start_at": None,
         "deadline": None,
         "attributes": None,
         "trace_context": None,

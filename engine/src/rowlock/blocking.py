@@ -1,25 +1,29 @@
 """The client for code that is not async.
 
 One implementation: the async client, in a loop of its own in a thread; each method here hands its
-call over and waits. Only a start in the caller's own transaction runs in the caller's thread,
-because that is where his connection is.
+call over and waits. Only what happens in the caller's own transaction happens in the caller's
+thread, because that is where his connection is.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
-from typing import Any, Generic, Self, TypeVar
+from datetime import datetime, timedelta
+from typing import Any, Generic, Self, TypeVar, Unpack
 from uuid import UUID
 
 from rowlock.aside import LoopAside
-from rowlock.client import Client, Run, RunInfo, StreamEntry
+from rowlock.client import Client, Run, RunInfo, StreamEntry, operations
+from rowlock.client.client import RunFilters, unknown_or
+from rowlock.client.connections import rows_on_blocking
+from rowlock.client.operations import Operation
+from rowlock.errors import Refused
 from rowlock.model.code import Code
-from rowlock.model.commands import seconds_of
 from rowlock.model.envelope import Chain, Codec
 from rowlock.settings import Settings
-from rowlock.store.connection import Connection, Statement, translated
-from rowlock.store.statements import CANCEL, SEND, SET_EVENT, START, StepRow
+from rowlock.starting import StartOptions
+from rowlock.store.controls import Explanation, QueueRow, VersionRow, WorkerRow
+from rowlock.store.statements import START_MANY, StepRow
 from rowlock.workflow import WorkflowCall
 
 R = TypeVar("R")
@@ -27,7 +31,10 @@ T = TypeVar("T")
 
 
 class BlockingRun(Generic[R]):
-    """A handle on one run; each method waits. See :class:`rowlock.client.Run`."""
+    """A handle on one run; each method waits. See :class:`rowlock.client.Run`.
+
+    ``connection``: psycopg's Connection, SQLAlchemy's Session or Connection, Django's connection.
+    """
 
     def __init__(self, client: BlockingClient, run: Run[R]) -> None:
         self._client = client
@@ -49,20 +56,18 @@ class BlockingRun(Generic[R]):
     def steps(self) -> list[StepRow]:
         return self._client._wait(self._run.steps())
 
-    def send(
-        self,
-        topic: str,
-        value: Any = None,
-        *,
-        key: str | None = None,
-        connection: Connection[Any] | None = None,
-    ) -> None:
-        self._client._tell(SEND, self._run._message(topic, value, key), connection)
+    def explain(self) -> Explanation:
+        return self._client._wait(self._run.explain())
 
-    def set_event(
-        self, name: str, value: Any = None, *, connection: Connection[Any] | None = None
+    def send(
+        self, topic: str, value: Any = None, *, key: str | None = None, connection: Any = None
     ) -> None:
-        self._client._tell(SET_EVENT, self._run._event(name, value), connection)
+        operation = operations.send(self.id, self._client._client._codecs, topic, value, key)
+        self._client._do(operation, connection)
+
+    def set_event(self, name: str, value: Any = None, *, connection: Any = None) -> None:
+        operation = operations.set_event(self.id, self._client._client._codecs, name, value)
+        self._client._do(operation, connection)
 
     def event(
         self,
@@ -91,24 +96,22 @@ class BlockingRun(Generic[R]):
         grace: timedelta | float = 30.0,
         force: bool = False,
         reason: str | None = None,
-        connection: Connection[Any] | None = None,
+        connection: Any = None,
     ) -> None:
-        parameters = {
-            "run": self.id,
-            "grace": seconds_of(grace),
-            "force": force,
-            "reason": reason,
-        }
-        self._client._tell(CANCEL, parameters, connection)
+        operation = operations.cancel(self.id, grace=grace, force=force, reason=reason)
+        self._client._do(operation, connection)
 
-    def resume(self) -> None:
-        self._client._wait(self._run.resume())
+    def resume(self, *, connection: Any = None) -> None:
+        self._client._do(operations.resume(self.id), connection)
 
-    def retry(self) -> None:
-        self._client._wait(self._run.retry())
+    def retry(self, *, connection: Any = None) -> None:
+        self._client._do(operations.retry(self.id), connection)
 
-    def rewind(self, place: str, *, call: WorkflowCall[R] | None = None) -> None:
-        self._client._wait(self._run.rewind(place, call=call))
+    def rewind(
+        self, place: str, *, call: WorkflowCall[R] | None = None, connection: Any = None
+    ) -> None:
+        operation = operations.rewind(self.id, self._client._client._codecs, place, call)
+        self._client._do(operation, connection)
 
     def fork(
         self,
@@ -116,9 +119,25 @@ class BlockingRun(Generic[R]):
         *,
         call: WorkflowCall[R] | None = None,
         outcomes: Mapping[str, Any] | None = None,
+        version: str | None = None,
+        children: bool = False,
+        connection: Any = None,
     ) -> BlockingRun[R]:
-        forked = self._run.fork(place, call=call, outcomes=outcomes)
-        return BlockingRun(self._client, self._client._wait(forked))
+        codecs = self._client._client._codecs
+        operation = operations.fork(
+            self.id, codecs, place, call, outcomes, version=version, children=children
+        )
+        run_id = self._client._do(operation, connection)
+        return BlockingRun(self._client, Run(self._client._client, run_id, self._run._shape))
+
+    def reprioritise(self, priority: int, *, connection: Any = None) -> bool:
+        return self._client._do(operations.reprioritise(self.id, priority), connection)
+
+    def reschedule(self, at: datetime, *, connection: Any = None) -> bool:
+        return self._client._do(operations.reschedule(self.id, at), connection)
+
+    def move(self, queue: str, *, connection: Any = None) -> bool:
+        return self._client._do(operations.move(self.id, queue), connection)
 
 
 class BlockingClient:
@@ -158,93 +177,100 @@ class BlockingClient:
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return self._aside.wait(work)
 
+    def _do(self, operation: Operation[T], connection: Any = None) -> T:
+        if connection is None:
+            return self._wait(self._client._do(operation))
+        try:
+            return rows_on_blocking(connection, operation.statement, operation.parameters)[0]
+        except Refused as error:
+            raise unknown_or(error, operation) from None
+
     def start(
         self,
         call: WorkflowCall[R],
         *,
         key: str | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        delay: timedelta | float | None = None,
-        deadline: timedelta | float | None = None,
-        attributes: Mapping[str, Any] | None = None,
-        connection: Connection[Any] | None = None,
+        connection: Any = None,
+        **options: Unpack[StartOptions],
     ) -> BlockingRun[R]:
-        """Start a run; see :meth:`rowlock.client.Client.start`."""
-        if connection is None:
-            started = self._client.start(
-                call,
-                key=key,
-                queue=queue,
-                priority=priority,
-                delay=delay,
-                deadline=deadline,
-                attributes=attributes,
-            )
-            return BlockingRun(self, self._wait(started))
-        parameters = self._client._start_parameters(
-            call,
-            key=key,
-            queue=queue,
-            priority=priority,
-            delay=delay,
-            deadline=deadline,
-            attributes=attributes,
-        )
-        with translated():
-            row = connection.execute(START.sql, parameters).fetchone()
-        assert row is not None
-        result = call.result_with(self._client._codecs)
-        return BlockingRun(self, Run(self._client, row[0], result))
+        """Start a run; see :meth:`rowlock.client.Client.start`.
+
+        ``connection``: psycopg's Connection, SQLAlchemy's Session or Connection, Django's.
+        """
+        run_id = self._do(self._client._starting(call, key, options), connection)
+        return BlockingRun(self, self._client._handles([call], [run_id])[0])
 
     def start_many(
         self,
         calls: Iterable[WorkflowCall[R]],
         *,
         keys: Iterable[str | None] | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        delay: timedelta | float | None = None,
-        deadline: timedelta | float | None = None,
-        attributes: Mapping[str, Any] | None = None,
+        connection: Any = None,
+        **options: Unpack[StartOptions],
     ) -> list[BlockingRun[R]]:
         """Start many runs; see :meth:`rowlock.client.Client.start_many`."""
-        started = self._wait(
-            self._client.start_many(
-                calls,
-                keys=keys,
-                queue=queue,
-                priority=priority,
-                delay=delay,
-                deadline=deadline,
-                attributes=attributes,
-            )
-        )
-        return [BlockingRun(self, run) for run in started]
-
-    def _tell(
-        self,
-        statement: Statement[Any],
-        parameters: Mapping[str, Any],
-        connection: Connection[Any] | None,
-    ) -> None:
+        calls = list(calls)
         if connection is None:
-            self._wait(self._client._tell(statement, parameters, None))
+            runs = self._wait(self._client.start_many(calls, keys=keys, **options))
         else:
-            with translated():
-                connection.execute(statement.sql, parameters)
+            ids: list[UUID] = []
+            for parameters in self._client._batches(calls, keys, options):
+                ids += rows_on_blocking(connection, START_MANY, parameters)
+            runs = self._client._handles(calls, ids)
+        return [BlockingRun(self, run) for run in runs]
 
     def run(self, run_id: UUID | str, workflow: Any = None) -> BlockingRun[Any]:
         """A handle on a run by its id."""
         return BlockingRun(self, self._client.run(run_id, workflow))
 
-    def runs(self, **filters: Any) -> list[RunInfo]:
+    def runs(self, **filters: Unpack[RunFilters]) -> list[RunInfo]:
         """A page of runs, newest first; see :meth:`rowlock.client.Client.runs`."""
         return self._wait(self._client.runs(**filters))
 
-    def promote(self, version: str) -> None:
+    def queues(self) -> list[QueueRow]:
+        """The queues and what is in them; see :meth:`rowlock.client.Client.queues`."""
+        return self._wait(self._client.queues())
+
+    def workers(self) -> list[WorkerRow]:
+        """The worker processes."""
+        return self._wait(self._client.workers())
+
+    def versions(self) -> list[VersionRow]:
+        """The code versions that have registered, the newest first."""
+        return self._wait(self._client.versions())
+
+    def pause(
+        self,
+        *,
+        queue: str | None = None,
+        workflow: str | None = None,
+        reason: str | None = None,
+        connection: Any = None,
+    ) -> bool:
+        """Stop the claiming of runs; see :meth:`rowlock.client.Client.pause`."""
+        app = self._client._named_app("pause")
+        return self._do(operations.pause(app, queue, workflow, reason), connection)
+
+    def unpause(
+        self, *, queue: str | None = None, workflow: str | None = None, connection: Any = None
+    ) -> bool:
+        """End a pause that was made with the same arguments; whether there was one."""
+        app = self._client._named_app("unpause")
+        return self._do(operations.unpause(app, queue, workflow), connection)
+
+    def promote(self, version: str, *, connection: Any = None) -> None:
         """Let a registered version take all runs that are not pinned yet."""
-        self._wait(self._client.promote(version))
+        app = self._client._named_app("promote")
+        self._do(operations.promote(app, version), connection)
+
+    def retire(self, version: str, *, connection: Any = None) -> bool:
+        """Let a version that has nothing more to do never become current again."""
+        app = self._client._named_app("retire")
+        return self._do(operations.retire(app, version), connection)
+
+    def drain_worker(self, worker_id: int, *, connection: Any = None) -> bool:
+        """Let a worker take no new runs, for good; those it has go on."""
+        return self._do(operations.drain_worker(worker_id), connection)
 
 
 async def _next(entries: AsyncIterator[StreamEntry]) -> StreamEntry | None:

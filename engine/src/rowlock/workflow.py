@@ -12,7 +12,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar, cast
+from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar, Unpack, cast
 from uuid import UUID
 
 from rowlock.errors import ConfigurationError, ContinueAsNew, MisplacedCall
@@ -36,6 +36,7 @@ from rowlock.model.inputs import Arguments
 from rowlock.model.retry import Retry
 from rowlock.model.values import Shape
 from rowlock.runtime import inside
+from rowlock.starting import Sql, StartOptions, Style, start_parameters, start_sql
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -219,6 +220,24 @@ class WorkflowCall(Call[R_co]):
     def result_with(self, codecs: Codecs | None) -> Shape:
         """How the result is loaded."""
         return self.result if isinstance(self._input, str) else self.result.with_codecs(codecs)
+
+    def sql(
+        self,
+        *,
+        app: str | None = None,
+        key: str | None = None,
+        style: Style = "pyformat",
+        codecs: Codecs | None = None,
+        **options: Unpack[StartOptions],
+    ) -> Sql:
+        """The SQL that starts it, and its parameters, for a driver that Rowlock does not know.
+
+        ``app``: may be left out when the database serves one app only. ``style``: how the driver
+        writes parameters: ``pyformat`` (``%(name)s``), ``named`` (``:name``), ``numeric`` (``$1``,
+        with a list). The result is one row with the run's id. Raises InvalidValue.
+        """
+        text = self.input_with(codecs)
+        return start_sql(start_parameters(self.workflow, text, app=app, key=key, **options), style)
 
     def __repr__(self) -> str:
         return f"<call of workflow {self.workflow}>"

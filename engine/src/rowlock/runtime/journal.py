@@ -18,13 +18,13 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rowlock.runtime.points import Points
 from rowlock.settings import Settings
 from rowlock.store.connection import Backoff, Disconnected, Poisoned, Session
-from rowlock.store.entries import Entry, Finish, Release, Step, Suspend, parameters, size_of
+from rowlock.store.entries import Emit, Entry, Finish, Release, Step, Suspend, parameters, size_of
 from rowlock.store.statements import JOURNAL, Answer
 from rowlock.telemetry.observer import Observer
 
@@ -76,6 +76,7 @@ class Journal:
         *,
         on_ready: Callable[[], None] = lambda: None,
         on_tend: Callable[[], None] = lambda: None,
+        on_news: Callable[[Iterable[str]], None] = lambda _runs: None,
         observer: Observer,
         points: Points | None = None,
     ) -> None:
@@ -89,6 +90,7 @@ class Journal:
         self._idle.set()
         self._on_ready = on_ready
         self._on_tend = on_tend
+        self._on_news = on_news
         self._observer = observer
         self._groups: set[str] = set()
         """Of them children have ended in a batch that is committed: to be summed up by the next."""
@@ -205,7 +207,7 @@ class Journal:
                 await asyncio.sleep(pause_s)
                 continue
             found: dict[int, Answer] = {}
-            busy = False
+            busy = listened = False
             arrived: set[str] = set()
             for answer in answers:
                 if answer.number >= 0:
@@ -218,6 +220,8 @@ class Journal:
                     arrived.update(answer.detail)
                 elif answer.verdict == "tend":
                     self._on_tend()
+                elif answer.verdict == "listened":
+                    listened = True
                 else:
                     self._on_ready()
             if busy:
@@ -229,6 +233,8 @@ class Journal:
                 await self._points.written(entries, found)
             if any(map(_makes_ready, entries)):
                 self._on_ready()
+            if listened:
+                self._on_news(entry.run for entry in entries if _is_news(entry))
             return found
 
 
@@ -237,6 +243,13 @@ def _makes_ready(entry: Entry) -> bool:
     if isinstance(entry, Step):
         return entry.child is not None or entry.children is not None
     return isinstance(entry, Release) or (isinstance(entry, Finish) and entry.next is not None)
+
+
+def _is_news(entry: Entry) -> bool:
+    """Whether somebody outside may wait for it."""
+    if isinstance(entry, Step):
+        return entry.kind in ("set_event", "emit")
+    return isinstance(entry, Finish | Emit)
 
 
 def _tell(told: list[tuple[Done, str, Any]], share: int) -> None:

@@ -25,6 +25,7 @@ from rowlock.model.code import Code
 from rowlock.model.commands import StartChild
 from rowlock.model.failure import Failure
 from rowlock.runtime.claimer import Claimer
+from rowlock.runtime.crier import Crier
 from rowlock.runtime.execution import Execution
 from rowlock.runtime.in_flight import IN_MEMORY_S
 from rowlock.runtime.janitor import Janitor
@@ -103,11 +104,13 @@ class Tenure:
         )
         self._executions: dict[UUID, Execution] = {}
         self._room = asyncio.Event()
+        self._crier = Crier(control)
         self.journal = Journal(
             settings,
             worker_id,
             on_ready=self._poke,
             on_tend=self._poke_tender,
+            on_news=self._crier.tell,
             observer=observer,
             points=points,
         )
@@ -124,7 +127,13 @@ class Tenure:
         self.tender = Tender(settings, control, on_ready=self._poke, observer=observer)
         self._janitor = Janitor(settings, control, observer)
         self._keeper = LeaseKeeper(
-            settings, control, worker_id, registered_at, self, suspects=self.steps.running
+            settings,
+            control,
+            worker_id,
+            registered_at,
+            self,
+            suspects=self.steps.running,
+            doing=self.steps.doing,
         )
         self._claimer = Claimer(
             settings,
@@ -216,6 +225,7 @@ class Tenure:
                     group.create_task(self.tender.run(), name="tender"),
                     group.create_task(self.watcher.run(), name="watcher"),
                     group.create_task(self._janitor.run(), name="janitor"),
+                    group.create_task(self._crier.run(), name="crier"),
                 ]
                 self._claiming = group.create_task(self._claimer.run(), name="claimer")
                 services.append(self._claiming)

@@ -268,16 +268,24 @@ class SessionPool:
 
 
 class translated:
-    """psycopg's errors as what they mean, for a statement of ours on a caller's connection."""
+    """A driver's errors as what they mean, for a statement of ours on a caller's connection."""
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, psycopg.OperationalError):
-            raise Disconnected(describe(error)) from error
-        if isinstance(error, psycopg.Error):
-            raise refusal(error) from error
+        found = error
+        # SQLAlchemy and Django raise errors of their own, and name the driver's.
+        for _ in range(4):
+            if isinstance(found, psycopg.OperationalError):
+                raise Disconnected(describe(found)) from error
+            if isinstance(found, psycopg.Error):
+                raise refusal(found) from error
+            state = getattr(found, "sqlstate", None)
+            if isinstance(state, str):
+                message = getattr(found, "message", None) or str(found)
+                raise meaning(state, message, getattr(found, "hint", None)) from error
+            found = getattr(found, "orig", None) or getattr(found, "__cause__", None)
 
 
 _PASSING = ("08", "25", "40", "53", "55", "57", "58", "XX")
@@ -296,10 +304,14 @@ def refusal(error: psycopg.Error) -> RowlockError:
     """What an error of PostgreSQL means to our callers."""
     if is_unanswered(error):
         return Disconnected(describe(error))
-    state = error.sqlstate or ""
     message = error.diag.message_primary or str(error)
+    return meaning(error.sqlstate or "", message, error.diag.message_hint)
+
+
+def meaning(state: str, message: str, hint: str | None) -> RowlockError:
+    """What a SQLSTATE with its message means to our callers."""
     if state.startswith("RL"):
-        return Refused(message, state, error.diag.message_hint)
+        return Refused(message, state, hint)
     if state in ("3F000", "42P01", "42883"):
         return Refused(
             f"this database is not ready for Rowlock: {message}.", state, "Run `rowlock migrate`."

@@ -46,7 +46,8 @@ class Owned:
 
 HEARTBEAT = Statement(
     "heartbeat",
-    "select * from rowlock.heartbeat(%(worker)s, make_interval(secs => %(lease)s))",
+    "select * from rowlock.heartbeat(%(worker)s, make_interval(secs => %(lease)s),"
+    " %(doing)s::jsonb)",
     Owned,
 )
 
@@ -152,6 +153,22 @@ OUTCOMES = Statement(
     Ended,
 )
 
+UNKNOWN = "unknown"
+
+ENDED_OR_UNKNOWN = Statement(
+    "ended_or_unknown",
+    f"select x.id as run_id, coalesce(o.status, '{UNKNOWN}') as status,"  # noqa: S608
+    " coalesce(o.workflow, '') as workflow, o.output::text, o.error::text"
+    "  from unnest(%(runs)s::uuid[]) as x (id)"
+    "  left join lateral (select * from rowlock.outcome as o"
+    "        where o.run_id = x.id and o.status <> 'continued'"
+    "        order by o.generation desc limit 1) as o"
+    "    on not exists (select from rowlock.task as t where t.run_id = x.id)"
+    " where o.run_id is not null or not exists (select from rowlock.run as r where r.id = x.id)",
+    Ended,
+)
+"""Of these runs, those that have ended, and those that there are none of (status UNKNOWN)."""
+
 MISSING: Statement[UUID] = Statement(
     "missing",
     "select x.id from unnest(%(runs)s::uuid[]) as x (id)"
@@ -224,12 +241,6 @@ STREAMS = Statement(
     Entry,
 )
 
-UNFINISHED: Statement[UUID] = Statement(
-    "unfinished",
-    "select t.run_id from rowlock.task as t where t.run_id = any (%(runs)s::uuid[])",
-    lambda run_id: run_id,
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -284,7 +295,22 @@ JOURNAL = Statement(
     Answer,
 )
 
-# --- transaction steps (functions/journal.sql)
+# --- who waits outside (functions/listeners.sql)
+
+# A commit that says only this need not reach the disk before the next is told.
+TELL = Statement(
+    "tell",
+    "select rowlock.tell(%(runs)s::uuid[]) from set_config('synchronous_commit', 'off', true)",
+    _nothing,
+)
+LISTEN = Statement(
+    "listen",
+    "select rowlock.listen(%(listener)s, make_interval(secs => %(seconds)s))",
+    _nothing,
+)
+UNLISTEN = Statement("unlisten", "select rowlock.unlisten(%(listener)s)", _nothing)
+
+# --- transaction steps (functions/transactions.sql)
 
 RECORD_TRANSACTION = Statement(
     "record_transaction",
@@ -322,8 +348,8 @@ RECORDED = Statement(
 START: Statement[UUID] = Statement(
     "start",
     "select rowlock.start(%(workflow)s, %(input)s::jsonb, %(key)s, %(queue)s, %(app)s,"
-    " %(priority)s, make_interval(secs => %(delay)s), null, %(attributes)s::jsonb,"
-    " %(trace_context)s::jsonb, make_interval(secs => %(deadline)s))",
+    " %(priority)s, make_interval(secs => %(delay)s), %(start_at)s::timestamptz,"
+    " %(attributes)s::jsonb, %(trace_context)s::jsonb, make_interval(secs => %(deadline)s))",
     lambda run_id: run_id,
 )
 
@@ -363,7 +389,8 @@ REWIND = Statement(
 )
 FORK: Statement[UUID] = Statement(
     "fork",
-    "select rowlock.fork(%(run)s, %(place)s, %(input)s::jsonb, %(outcomes)s::jsonb)",
+    "select rowlock.fork(%(run)s, %(place)s, %(input)s::jsonb, %(outcomes)s::jsonb, %(version)s,"
+    " %(children)s)",
     lambda run_id: run_id,
 )
 RESUME = Statement("resume", "select rowlock.resume(%(run)s)", _nothing)

@@ -24,6 +24,7 @@
 --   woken     (i = -1) detail says how many runs may go on now
 --   arrived   (i = -1) children of groups have ended; when this is committed, sum them up (p_groups)
 --   tend      (i = -1) there is something to do for whoever tends
+--   listened  (i = -1) somebody outside waits for news: tell him, when this is committed
 --   recorded  the place was recorded before: detail is what is there (adopt it)
 --   again     not now: send it with the next batch
 --   look      a suspend that what it waits for has come before: look, don't sleep; detail is a request
@@ -63,9 +64,10 @@ begin
     perform rowlock.require_read_committed();
 
     -- (1) the fence
-    perform 1 from rowlock.worker where id = p_worker for key share skip locked;
+    perform 1 from rowlock.worker as w
+      where w.id = p_worker and rowlock.allowed(w.app) for key share skip locked;
     if not found then
-        if exists (select from rowlock.worker where id = p_worker) then
+        if exists (select from rowlock.worker as w where w.id = p_worker and rowlock.allowed(w.app)) then
             return query select -1, 'again', null::jsonb;
         else
             return query select -1, 'gone', null::jsonb;
@@ -256,6 +258,10 @@ begin
             or not exists (select from rowlock.task as t
                             where t.run_id = e.run and t.epoch = e.epoch and t.state || '' = 'running'
                               and t.worker_id + 0 = p_worker);
+    end if;
+
+    if (p_finishes <> '[]' or p_made or p_emits <> '[]') and rowlock.anybody_listens() then
+        return query select -1, 'listened', null::jsonb;
     end if;
 
     if p_groups <> '{}' then

@@ -104,6 +104,17 @@ create index wait_group on rowlock.wait (name) where kind = 'group';
 comment on column rowlock.wait.name is 'The message''s topic, the event''s name, or the group of children''s.';
 comment on column rowlock.wait.count is 'How many children the group has.';
 
+alter table rowlock.worker add column doing jsonb;
+comment on column rowlock.worker.doing is 'Steps that had been running for more than a second at the last heartbeat: run, place, name, attempt, since.';
+
+-- Clients that wait for news of runs. Unlogged: after a crash they have to connect again anyway.
+create unlogged table rowlock.listener (
+    id     uuid        not null,
+    until  timestamptz not null,
+    constraint listener_pkey primary key (id)
+);
+comment on table rowlock.listener is 'Processes that listen to rowlock_news; while there is none nobody notifies.';
+
 -- Whoever could not see the waiters (a caller with an old snapshot) notes what they wait for.
 alter table rowlock.wake
     alter column run_id drop not null,

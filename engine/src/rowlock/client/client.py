@@ -1,0 +1,443 @@
+"""Starts, watches and mends runs, from async code.
+
+Every operation is a call of the database function of the same name: what the client can do, SQL
+can do. A start may ride in the caller's own transaction, whatever his driver.
+
+Reads and writes: store's START, START_MANY, LIST_RUNS, ENDED_OR_UNKNOWN, EVENTS, STREAMS,
+SHOW_APP, QUEUES, WORKERS, VERSIONS; what the handles do, see client/run.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any, Self, TypedDict, TypeVar, Unpack
+from uuid import UUID
+
+import msgspec
+
+from rowlock.client import operations
+from rowlock.client.connections import rows_on
+from rowlock.client.news import News, Watch
+from rowlock.client.operations import Operation
+from rowlock.client.run import ANY, Run, RunInfo
+from rowlock.client.together import Together
+from rowlock.errors import (
+    ConfigurationError,
+    Disconnected,
+    EventNeverSet,
+    MisplacedCall,
+    Refused,
+    RowlockError,
+    UnknownRun,
+)
+from rowlock.model.code import Code
+from rowlock.model.envelope import Chain, Codec, Codecs
+from rowlock.model.failure import ErrorRegistry
+from rowlock.model.inputs import Arguments
+from rowlock.model.states import Outcome, TaskState
+from rowlock.settings import Settings
+from rowlock.starting import ATTRIBUTES, StartOptions, start_parameters
+from rowlock.store.connection import Backoff, SessionPool, Statement
+from rowlock.store.controls import (
+    QUEUES,
+    VERSIONS,
+    WORKERS,
+    QueueRow,
+    VersionRow,
+    WorkerRow,
+)
+from rowlock.store.statements import (
+    ENDED_OR_UNKNOWN,
+    EVENTS,
+    LIST_RUNS,
+    SHOW_APP,
+    START,
+    START_MANY,
+    STREAMS,
+    UNKNOWN,
+    Ended,
+    Entry,
+    Told,
+)
+from rowlock.workflow import WorkflowCall
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+MOST_ENTRIES = 1000
+MOST_SESSIONS = 8
+CHUNK = 10_000
+READ_TRIES = 6
+
+
+class RunFilters(TypedDict, total=False):
+    """Which runs to list.
+
+    ``attributes``: runs whose attributes contain these. ``created_after``, ``created_before``:
+    aware. ``before``: the last id of the page before this one. ``limit``: 1 to 1,000 (50).
+    """
+
+    status: str | None
+    workflow: str | None
+    queue: str | None
+    key: str | None
+    parent: UUID | None
+    attributes: Mapping[str, Any] | None
+    created_after: datetime | None
+    created_before: datetime | None
+    before: UUID | None
+    limit: int
+
+
+def call(workflow: str, /, **arguments: Any) -> WorkflowCall[Any]:
+    """Describe a run of a workflow whose code is not here: its name, its arguments by name."""
+    return WorkflowCall(workflow, Arguments(workflow, arguments), ANY)
+
+
+class Client:
+    """A client of one app: ``async with Client(url, app="shop") as client:``.
+
+    With the code (``app.client()``) results come back typed; without it as plain JSON. ``codec``:
+    the App's own, where the code is not here.
+    """
+
+    def __init__(
+        self,
+        where: Settings | str | None = None,
+        *,
+        app: str | None = None,
+        code: Code | None = None,
+        codec: Codec | Chain | Sequence[Codec | Chain] | None = None,
+    ) -> None:
+        if isinstance(where, str):
+            where = Settings.from_environment().with_(database_url=where)
+        self._settings = where or Settings.from_environment()
+        self._settings.require_database_url()
+        if code is not None and app not in (None, code.app):
+            raise ConfigurationError(f"the code is of app {code.app}, not {app}")
+        self._app = code.app if code else app
+        self._code = code
+        self._errors = code.errors if code else ErrorRegistry()
+        self._codecs = code.codecs if code and codec is None else Codecs.of(codec)
+        self._sessions: SessionPool | None = None
+        self._news: News | None = None
+        self._ends = Together(self._look_for_ends)
+        self._events = Together(self._look_for_events)
+        self._entries = Together(self._look_for_entries)
+
+    async def __aenter__(self) -> Self:
+        self._sessions = SessionPool(self._settings, "client", most=MOST_SESSIONS)
+        self._news = News(self._settings, self._sessions)
+        if self._code is not None:
+            workflows = sorted(self._code.workflows.values(), key=lambda w: w.name)
+            await self._read(
+                SHOW_APP,
+                {
+                    "app": self._code.app,
+                    "queues": list(self._code.queues),
+                    "workflows": [w.name for w in workflows],
+                    "workflow_queues": [w.queue for w in workflows],
+                },
+            )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for asked in (self._ends, self._events, self._entries):
+            await asked.close()
+        if self._news is not None:
+            await self._news.close()
+            self._news = None
+        if self._sessions is not None:
+            await self._sessions.close()
+            self._sessions = None
+
+    # --- starting
+
+    async def start(
+        self,
+        call: WorkflowCall[R],
+        *,
+        key: str | None = None,
+        connection: Any = None,
+        **options: Unpack[StartOptions],
+    ) -> Run[R]:
+        """Start a run; when this returns, the run will reach an outcome.
+
+        ``key``: a start with a key that exists gives that run back. ``connection``: yours
+        (psycopg's AsyncConnection, SQLAlchemy's AsyncSession or AsyncConnection); the run then
+        commits or vanishes with your transaction. Options: see :class:`StartOptions`. Raises
+        InvalidValue, Refused; Disconnected when it is not known whether it was started (with a
+        key, just start again).
+        """
+        run_id = await self._do(self._starting(call, key, options), connection)
+        return Run(self, run_id, call.result_with(self._codecs))
+
+    def _starting(
+        self, call: WorkflowCall[Any], key: str | None, options: StartOptions
+    ) -> Operation[UUID]:
+        return Operation(START, self._start_parameters(call, key, options))
+
+    def _start_parameters(
+        self, call: WorkflowCall[Any], key: str | None, options: StartOptions
+    ) -> dict[str, Any]:
+        if not isinstance(call, WorkflowCall):
+            raise MisplacedCall(
+                f"start takes a call of a workflow, such as fulfil(order), not {call!r}. Without "
+                'the code: rowlock.call("fulfil", order=…).'
+            )
+        text = call.input_with(self._codecs)
+        return start_parameters(call.workflow, text, app=self._app, key=key, **options)
+
+    async def start_many(
+        self,
+        calls: Iterable[WorkflowCall[R]],
+        *,
+        keys: Iterable[str | None] | None = None,
+        connection: Any = None,
+        **options: Unpack[StartOptions],
+    ) -> list[Run[R]]:
+        """Start many runs; the handles come in the order of the calls.
+
+        ``keys``: one for each call, or None where a run has none. Without ``connection`` each
+        ten thousand commit together.
+        """
+        calls = list(calls)
+        handles: list[Run[R]] = []
+        for parameters in self._batches(calls, keys, options):
+            if connection is not None:
+                ids = await rows_on(connection, START_MANY, parameters)
+            else:
+                ids = await self._pool().rows(START_MANY, parameters)
+            handles += self._handles(calls[len(handles) :], ids)
+        return handles
+
+    def _batches(
+        self,
+        calls: Sequence[WorkflowCall[Any]],
+        keys: Iterable[str | None] | None,
+        options: StartOptions,
+    ) -> list[dict[str, Any]]:
+        """What START_MANY is given, CHUNK runs at a time: all is looked at before any is sent."""
+        names = [None] * len(calls) if keys is None else list(keys)
+        if len(names) != len(calls):
+            raise ConfigurationError(f"{len(calls)} calls but {len(names)} keys")
+        asked = [
+            _entry(self._start_parameters(one, name, options))
+            for one, name in zip(calls, names, strict=True)
+        ]
+        return [
+            {"runs": msgspec.json.encode(asked[first : first + CHUNK]).decode(), "app": self._app}
+            for first in range(0, len(asked), CHUNK)
+        ]
+
+    def _handles(self, calls: Sequence[WorkflowCall[R]], ids: Sequence[UUID]) -> list[Run[R]]:
+        return [
+            Run(self, run_id, one.result_with(self._codecs))
+            for run_id, one in zip(ids, calls, strict=False)
+        ]
+
+    # --- watching
+
+    def run(self, run_id: UUID | str, workflow: Any = None) -> Run[Any]:
+        """A handle on a run by its id; with the ``workflow`` object its result comes back typed."""
+        shape = workflow.code.result if workflow else ANY.with_codecs(self._codecs)
+        return Run(self, UUID(str(run_id)), shape)
+
+    async def runs(self, **filters: Unpack[RunFilters]) -> list[RunInfo]:
+        """A page of runs, newest first. Filters: see :class:`RunFilters`."""
+        return [RunInfo.of(row) for row in await self._read(LIST_RUNS, self._filters(**filters))]
+
+    def _filters(
+        self,
+        *,
+        status: str | None = None,
+        workflow: str | None = None,
+        queue: str | None = None,
+        key: str | None = None,
+        parent: UUID | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        before: UUID | None = None,
+        limit: int = 50,
+    ) -> dict[str, Any]:
+        known = (*TaskState, *Outcome)
+        if status is not None and status not in known:
+            raise ConfigurationError(f"status {status!r} is none of {', '.join(known)}")
+        if not 1 <= limit <= 1000:
+            raise ConfigurationError(f"limit must be between 1 and 1,000, not {limit}")
+        return {
+            "app": self._app,
+            "status": status,
+            "workflow": workflow,
+            "queue": queue,
+            "key": key,
+            "parent": parent,
+            "attributes": None if attributes is None else ATTRIBUTES.store(dict(attributes)),
+            "created_after": created_after,
+            "created_before": created_before,
+            "before": before,
+            "limit": limit,
+        }
+
+    async def queues(self) -> list[QueueRow]:
+        """The queues and what is in them. Reads all unfinished runs: not for every second."""
+        return await self._read(QUEUES, {"app": self._app})
+
+    async def workers(self) -> list[WorkerRow]:
+        """The worker processes."""
+        return await self._read(WORKERS, {"app": self._app})
+
+    async def versions(self) -> list[VersionRow]:
+        """The code versions that have registered, the newest first."""
+        return await self._read(VERSIONS, {"app": self._app})
+
+    # --- holding back, and rolling out
+
+    async def pause(
+        self,
+        *,
+        queue: str | None = None,
+        workflow: str | None = None,
+        reason: str | None = None,
+        connection: Any = None,
+    ) -> bool:
+        """Stop the claiming of runs of a queue, a workflow, or (neither) all of the app.
+
+        Runs that run go on until they next wait. Whether it was not paused before. Raises Refused.
+        """
+        operation = operations.pause(self._named_app("pause"), queue, workflow, reason)
+        return await self._do(operation, connection)
+
+    async def unpause(
+        self, *, queue: str | None = None, workflow: str | None = None, connection: Any = None
+    ) -> bool:
+        """End a pause that was made with the same arguments; whether there was one."""
+        operation = operations.unpause(self._named_app("unpause"), queue, workflow)
+        return await self._do(operation, connection)
+
+    async def promote(self, version: str, *, connection: Any = None) -> None:
+        """Let a registered version take all runs that are not pinned yet. Raises Refused."""
+        await self._do(operations.promote(self._named_app("promote"), version), connection)
+
+    async def retire(self, version: str, *, connection: Any = None) -> bool:
+        """Let a version that has nothing more to do never become current again. Raises Refused."""
+        return await self._do(operations.retire(self._named_app("retire"), version), connection)
+
+    async def drain_worker(self, worker_id: int, *, connection: Any = None) -> bool:
+        """Let a worker take no new runs, for good; those it has go on. Raises Refused."""
+        return await self._do(operations.drain_worker(worker_id), connection)
+
+    def _named_app(self, what: str) -> str:
+        if self._app is None:
+            raise ConfigurationError(f"{what} needs the app: Client(url, app=…)")
+        return self._app
+
+    # --- how it asks
+
+    def _pool(self) -> SessionPool:
+        if self._sessions is None:
+            raise MisplacedCall("the client is not open: use `async with app.client() as client:`")
+        return self._sessions
+
+    async def _read(self, statement: Statement[T], parameters: Mapping[str, Any]) -> list[T]:
+        """Ask something that changes nothing; a lost connection is worth a few more tries."""
+        backoff = Backoff()
+        for last in range(READ_TRIES, 0, -1):
+            try:
+                return await self._pool().rows(statement, parameters)
+            except Disconnected:
+                if last == 1:
+                    raise
+                await asyncio.sleep(backoff.next_s())
+        raise AssertionError("unreachable")
+
+    async def _do(self, operation: Operation[T], connection: Any = None) -> T:
+        """Carry out an operation, in a transaction of its own or in the caller's."""
+        try:
+            if connection is not None:
+                rows = await rows_on(connection, operation.statement, operation.parameters)
+            else:
+                rows = await self._pool().rows(operation.statement, operation.parameters)
+        except Refused as error:
+            raise unknown_or(error, operation) from None
+        return rows[0]
+
+    # --- how it waits
+
+    def _open_news(self) -> News:
+        self._pool()
+        assert self._news is not None
+        return self._news
+
+    def _watch(self, run_id: UUID) -> AbstractContextManager[Watch]:
+        return self._open_news().watch(run_id)
+
+    async def _until(
+        self, run_id: UUID, look: Callable[[], Awaitable[T | None]], seconds: float | None
+    ) -> T:
+        return await self._open_news().until(run_id, look, seconds)
+
+    async def _ended(self, run_id: UUID) -> Ended | None:
+        """How a run has ended; None: not yet. Raises UnknownRun."""
+        ended = await self._ends(run_id)
+        if ended is not None and ended.status == UNKNOWN:
+            raise UnknownRun(run_id)
+        return ended
+
+    async def _look_for_ends(self, run_ids: list[UUID]) -> dict[UUID, Ended | None]:
+        found = await self._read(ENDED_OR_UNKNOWN, {"runs": run_ids})
+        return dict.fromkeys(run_ids, None) | {ended.run_id: ended for ended in found}
+
+    async def _event(self, run_id: UUID, name: str) -> str | None:
+        """The value of an event; None: it is not set yet. Raises EventNeverSet."""
+        told = await self._events((run_id, name))
+        if told.value is None and told.ended:
+            raise EventNeverSet(run_id, name)
+        return told.value
+
+    async def _look_for_events(self, asked: list[tuple[UUID, str]]) -> dict[tuple[UUID, str], Told]:
+        run_ids, names = zip(*asked, strict=True)
+        found = await self._read(EVENTS, {"runs": list(run_ids), "names": list(names)})
+        return {(told.run_id, told.name): told for told in found}
+
+    async def _look_for_entries(
+        self, asked: list[tuple[UUID, str, int]]
+    ) -> dict[tuple[UUID, str, int], list[Entry]]:
+        """The entries that are there from an offset on, at most MOST_ENTRIES for each."""
+        run_ids, streams, offsets = zip(*asked, strict=True)
+        found = await self._read(
+            STREAMS,
+            {
+                "runs": list(run_ids),
+                "streams": list(streams),
+                "offsets": list(offsets),
+                "limit": MOST_ENTRIES,
+            },
+        )
+        answers: dict[tuple[UUID, str, int], list[Entry]] = {one: [] for one in asked}
+        for entry in found:
+            answers[asked[entry.ask - 1]].append(entry)
+        return answers
+
+
+def _entry(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a start as START_MANY wants them."""
+    asked = dict(parameters)
+    del asked["app"]
+    for name in ("delay", "deadline"):
+        if asked[name] is not None:
+            asked[name] = f"{asked[name]} seconds"
+    for name in ("input", "attributes", "trace_context"):
+        asked[name] = msgspec.Raw((asked[name] or "null").encode())
+    return asked
+
+
+def unknown_or(error: Refused, operation: Operation[Any]) -> RowlockError:
+    """What a refusal means to who has a handle: perhaps that there is no such run."""
+    if error.sqlstate == "RLN03" and "run" in operation.parameters:
+        return UnknownRun(operation.parameters["run"])
+    return error

@@ -1,0 +1,157 @@
+"""What callers can have done, each as a value: the database function and its parameters.
+
+The async handles and their blocking twins, in a session of ours or on a connection of the caller's,
+all carry out the same values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from rowlock.model.commands import seconds_of
+from rowlock.model.envelope import Codecs
+from rowlock.model.values import Shape
+from rowlock.starting import aware
+from rowlock.store.connection import Statement
+from rowlock.store.controls import (
+    DRAIN_WORKER,
+    MOVE,
+    PAUSE,
+    REPRIORITISE,
+    RESCHEDULE,
+    RETIRE,
+    UNPAUSE,
+)
+from rowlock.store.statements import (
+    CANCEL,
+    FORK,
+    PROMOTE,
+    RESUME,
+    RETRY,
+    REWIND,
+    SEND,
+    SET_EVENT,
+)
+from rowlock.workflow import WorkflowCall
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Operation(Generic[T]):
+    """A statement that gives one row, with its parameters."""
+
+    statement: Statement[T]
+    parameters: Mapping[str, Any]
+
+
+def _outgoing(codecs: Codecs | None, value: Any, what: str) -> str:
+    return Shape(Any, what, codecs=codecs, outgoing=True).store(value)
+
+
+def send(
+    run_id: UUID, codecs: Codecs | None, topic: str, value: Any, key: str | None
+) -> Operation[int]:
+    text = _outgoing(codecs, value, f"a message on topic {topic}")
+    return Operation(SEND, {"run": run_id, "topic": topic, "value": text, "key": key})
+
+
+def set_event(run_id: UUID, codecs: Codecs | None, name: str, value: Any) -> Operation[None]:
+    text = _outgoing(codecs, value, f"event {name}")
+    return Operation(SET_EVENT, {"run": run_id, "name": name, "value": text})
+
+
+def cancel(
+    run_id: UUID, *, grace: timedelta | float, force: bool, reason: str | None
+) -> Operation[None]:
+    return Operation(
+        CANCEL, {"run": run_id, "grace": seconds_of(grace), "force": force, "reason": reason}
+    )
+
+
+def resume(run_id: UUID) -> Operation[None]:
+    return Operation(RESUME, {"run": run_id})
+
+
+def retry(run_id: UUID) -> Operation[None]:
+    return Operation(RETRY, {"run": run_id})
+
+
+def rewind(
+    run_id: UUID, codecs: Codecs | None, place: str, call: WorkflowCall[Any] | None
+) -> Operation[None]:
+    return Operation(REWIND, {"run": run_id, "place": place, "input": _input(call, codecs)})
+
+
+def fork(
+    run_id: UUID,
+    codecs: Codecs | None,
+    place: str | None,
+    call: WorkflowCall[Any] | None,
+    outcomes: Mapping[str, Any] | None,
+    *,
+    version: str | None,
+    children: bool,
+) -> Operation[UUID]:
+    edited = None
+    if outcomes is not None:
+        texts = {
+            at: msgspec.Raw(_outgoing(codecs, value, f"the outcome at {at}").encode())
+            for at, value in outcomes.items()
+        }
+        edited = msgspec.json.encode(texts).decode()
+    return Operation(
+        FORK,
+        {
+            "run": run_id,
+            "place": place,
+            "input": _input(call, codecs),
+            "outcomes": edited,
+            "version": version,
+            "children": children,
+        },
+    )
+
+
+def reprioritise(run_id: UUID, priority: int) -> Operation[bool]:
+    return Operation(REPRIORITISE, {"run": run_id, "priority": priority})
+
+
+def reschedule(run_id: UUID, at: datetime) -> Operation[bool]:
+    return Operation(RESCHEDULE, {"run": run_id, "at": aware(at, "at")})
+
+
+def move(run_id: UUID, queue: str) -> Operation[bool]:
+    return Operation(MOVE, {"run": run_id, "queue": queue})
+
+
+def pause(
+    app: str | None, queue: str | None, workflow: str | None, reason: str | None
+) -> Operation[bool]:
+    return Operation(PAUSE, {"app": app, "queue": queue, "workflow": workflow, "reason": reason})
+
+
+def unpause(app: str | None, queue: str | None, workflow: str | None) -> Operation[bool]:
+    return Operation(UNPAUSE, {"app": app, "queue": queue, "workflow": workflow})
+
+
+def promote(app: str | None, version: str) -> Operation[None]:
+    return Operation(PROMOTE, {"app": app, "version": version})
+
+
+def retire(app: str | None, version: str) -> Operation[bool]:
+    return Operation(RETIRE, {"app": app, "version": version})
+
+
+def drain_worker(worker_id: int) -> Operation[bool]:
+    return Operation(DRAIN_WORKER, {"worker": worker_id})
+
+
+def _input(call: WorkflowCall[Any] | None, codecs: Codecs | None) -> str | None:
+    return None if call is None else call.input_with(codecs)
