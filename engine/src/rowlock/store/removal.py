@@ -3,9 +3,9 @@
 What was chosen is locked until the transaction ends, so that what the archive gets is what is
 removed. The archive has it safe when it returns: only then the runs are deleted and the transaction
 is committed. Whoever is killed in between has archived runs that are still there, and are archived
-once more; never the other way round.
+once more; never the other way round. People call rowlock.retention, which calls this.
 
-Reads: store's CHOOSE_RUNS, ARCHIVED_ROWS.  Writes: store's REMOVE_RUNS, EXPIRE_KEYS.
+Reads: store's CHOOSE_RUNS, ARCHIVED_ROWS.  Writes: store's REMOVE_CHOSEN, EXPIRE_KEYS.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rowlock.store.statements import (
     ARCHIVED_ROWS,
     CHOOSE_RUNS,
     EXPIRE_KEYS,
-    REMOVE_RUNS,
+    REMOVE_CHOSEN,
     RETAIN_PLAN,
     ArchivedRow,
     Chosen,
@@ -91,7 +91,7 @@ class Remover:
             if archive is not None and chosen.runs:
                 self._archive(chosen.runs, archive)
             if chosen.runs:
-                self._all(REMOVE_RUNS, {"runs": chosen.runs})
+                self._all(REMOVE_CHOSEN, {"runs": chosen.runs})
         return chosen
 
     def _archive(self, runs: list[UUID], archive: Archive) -> None:

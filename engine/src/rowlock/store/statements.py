@@ -513,7 +513,7 @@ class Planned:
     runs: int
     oldest: datetime | None
     """When the first of them ended."""
-    held_back: Any
+    held_back: dict[str, int] | None
     """How many stay, by reason; None: none does."""
     at_least: bool
     """Whether there may be more: the count stopped early."""
@@ -552,8 +552,8 @@ class ArchivedRow:
 ARCHIVED_ROWS = Statement(
     "archived_rows", "select * from rowlock.archived_rows(%(runs)s::uuid[])", ArchivedRow
 )
-REMOVE_RUNS = Statement(
-    "remove_runs", "select rowlock.remove_runs(%(runs)s::uuid[], true)", _nothing
+REMOVE_CHOSEN = Statement(
+    "remove_chosen", "select rowlock.remove_chosen(%(runs)s::uuid[])", _nothing
 )
 EXPIRE_KEYS: Statement[int] = Statement("expire_keys", "select rowlock.expire_keys(%(limit)s)", int)
 

@@ -136,12 +136,14 @@ set search_path = pg_catalog set enable_seqscan = off set jit = off
 as $$
 #variable_conflict use_column
 declare
+    v_app    text;
     v_state  text;
     v_reason text;
 begin
     -- An old snapshot would not show that the run has been redone since.
     perform rowlock.require_read_committed();
-    perform 1 from rowlock.run as r where r.id = delete.run_id for update;
+    select r.app into v_app from rowlock.run as r
+     where r.id = delete.run_id and rowlock.allowed(r.app) for update;
     if not found then
         perform rowlock.refuse_unknown(delete.run_id);
     end if;
@@ -153,7 +155,7 @@ begin
     select k.reason into v_reason from rowlock.kept_because(array[delete.run_id], true) as k;
     if found then
         raise exception 'run % can''t be deleted: %', delete.run_id, v_reason
-            using errcode = 'RLS04',
+            using errcode = 'RLS05',
                   hint = 'Nothing was changed. '
                          || case v_reason
                                 when 'its parent is there' then 'Delete the parent first, which may need it. '
@@ -161,6 +163,10 @@ begin
                                 else 'Wait until that one has ended, or cancel it. ' end
                          || 'rowlock.why_kept(run_id) is null for runs that can be deleted.';
     end if;
+    perform rowlock.note_audit('delete', v_app, delete.run_id, null,
+        (select jsonb_build_object('status', r.status, 'workflow', r.workflow, 'key', r.key)
+           from rowlock.runs as r where r.run_id = delete.run_id),
+        '{"status": "deleted"}');
     perform rowlock.remove_runs(array[delete.run_id], false);
 end $$;
 comment on function rowlock.delete(uuid) is
@@ -171,9 +177,34 @@ language sql stable
 set search_path = pg_catalog
 as $$
     select k.reason from rowlock.kept_because(array[why_kept.run_id], true) as k
+     where (select rowlock.allowed(r.app) from rowlock.run as r where r.id = k.run_id)
 $$;
 comment on function rowlock.why_kept(uuid) is
     'Why a run can''t be deleted: it has not ended, or what needs it; null when it can be.';
+
+-- remove_chosen: what choose_runs chose in this transaction, when it is safe elsewhere. Looked at again: whoever
+-- may call this may not remove anything else by it.
+create or replace function rowlock.remove_chosen(p_runs uuid[]) returns void
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+declare
+    v_gone uuid[];
+begin
+    perform rowlock.require_read_committed();
+    v_gone := array(select r.id from rowlock.run as r
+                     where r.id = any (p_runs) order by r.id for update skip locked);
+    v_gone := rowlock.old_enough(v_gone, null, true, clock_timestamp());
+    v_gone := array(select i.id from unnest(v_gone) as i (id)
+                    except select k.run_id from rowlock.kept_because(v_gone, true) as k);
+    if cardinality(v_gone) < cardinality(p_runs) then
+        raise exception '% of % runs may not be removed', cardinality(p_runs) - cardinality(v_gone),
+                        cardinality(p_runs)
+            using errcode = 'RLS05',
+                  hint = 'Remove what rowlock.choose_runs gave, in the same transaction. Nothing was changed.';
+    end if;
+    perform rowlock.remove_runs(p_runs, true);
+end $$;
 
 -- archived_rows: all that is stored of these runs, run by run and part by part, values as they are: in the
 -- order in which a nested loop comes upon them, so that nothing is sorted or held in memory, however

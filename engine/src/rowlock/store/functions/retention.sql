@@ -5,94 +5,14 @@
 -- run. So a walk remembers how far it has come, in which lane; a batch looks at a bounded number of runs,
 -- whether they leave or stay, and the next one goes on behind them. At the end the walk begins anew.
 --
--- A lane is one range of an index over ended runs. What no policy can reach is in no lane, and what is
--- too young to be old enough is above the upper end.
-
--- policy_for: what counts for runs of this kind; no row: they are kept for ever.
-create or replace function rowlock.policy_for(p_app text, p_workflow text, p_outcome text)
-returns setof rowlock.retention
-language sql stable rows 1
-set search_path = pg_catalog
-as $$
-    select p.* from rowlock.retention as p
-     where p.app = p_app and coalesce(p.workflow, p_workflow) = p_workflow
-       and coalesce(p.outcome, p_outcome) = p_outcome
-     order by p.workflow nulls last, p.outcome nulls last
-     limit 1
-$$;
-
-create or replace function rowlock.set_retention(
-    keep       interval,
-    workflow   text     default null,
-    outcome    text     default null,
-    keep_keys  interval default null,
-    archive    boolean  default false,
-    app        text     default null)
-returns void
-language plpgsql volatile
-set search_path = pg_catalog
-as $$
-declare
-    v_app text := rowlock.resolve_app(set_retention.app);
-    v_why text;
-begin
-    v_why := case
-        when keep < interval '0' then format('keep is %s, but must be 0 or more', keep)
-        when outcome not in ('succeeded', 'failed', 'cancelled', 'dead')
-            then format('outcome is %s, but must be succeeded, failed, cancelled or dead', outcome)
-        when keep_keys is not null and keep is null
-            then 'keep_keys has no meaning for runs that are kept for ever'
-        when keep_keys < keep
-            then format('keep_keys is %s, but a key stays at least as long as its run, %s', keep_keys, keep)
-        when greatest(keep, keep_keys) > interval '1000 years'
-            then format('%s is more than 1000 years', greatest(keep, keep_keys))
-        end;
-    if v_why is not null then
-        raise exception '%', v_why
-            using errcode = 'RLV02',
-                  hint = 'For example rowlock.set_retention(interval ''7 days'', outcome => ''succeeded''). '
-                         'Nothing was changed.';
-    end if;
-    if workflow is not null then
-        perform rowlock.check_name('workflow', workflow);
-    end if;
-    insert into rowlock.retention as p (app, workflow, outcome, keep, keep_keys, archive)
-    values (v_app, set_retention.workflow, set_retention.outcome, set_retention.keep,
-            set_retention.keep_keys, coalesce(set_retention.archive, false))
-    on conflict on constraint retention_kind do update
-       set keep = excluded.keep, keep_keys = excluded.keep_keys, archive = excluded.archive,
-           set_at = excluded.set_at;
-end $$;
-comment on function rowlock.set_retention(interval, text, text, interval, boolean, text) is
-    'How long ended runs of an app are kept, counted from their end (null: for ever), and their keys; for a workflow, an outcome, both or all. archive: only removed by those who archive them first.';
-
-create or replace function rowlock.drop_retention(
-    workflow text default null, outcome text default null, app text default null)
-returns boolean
-language plpgsql volatile
-set search_path = pg_catalog
-as $$
-begin
-    delete from rowlock.retention as p
-     where p.app = rowlock.resolve_app(drop_retention.app)
-       and p.workflow is not distinct from drop_retention.workflow
-       and p.outcome is not distinct from drop_retention.outcome;
-    return found;
-end $$;
-comment on function rowlock.drop_retention(text, text, text) is
-    'Drops the policy for this workflow, outcome, both or all; false when there was none.';
-
-create or replace view rowlock.retentions as
-select p.app, p.workflow, p.outcome, p.keep, p.keep_keys, p.archive, p.set_at
-  from rowlock.retention as p;
-comment on view rowlock.retentions is
-    'How long ended runs are kept; the most specific policy counts, what has none is kept for ever.';
+-- A lane is one range of an index over ended runs: what no policy reaches is in none that is walked, and
+-- what is too young is above the upper end.
 
 -- at_least_a_minute: for so long a run is kept anyway: whoever waits for it with his code loaded, or as a
 -- client, asks for its outcome or its events within seconds.
 create or replace function rowlock.at_least_a_minute(p_keep interval) returns interval
-language sql immutable strict set search_path = pg_catalog
-return greatest(p_keep, interval '1 minute');
+language sql immutable set search_path = pg_catalog
+return case when p_keep is not null then greatest(p_keep, interval '1 minute') end;
 
 -- young_from: ids from this one on are of runs that were made less than p_keep ago. In a test that lets
 -- time pass, ids are as young as they were.
@@ -103,32 +23,103 @@ return (lpad(to_hex(greatest(0, floor(extract(epoch from statement_timestamp() -
         * 1000))::bigint), 12, '0') || repeat('0', 20))::uuid;
 
 -- retention_lanes: the lanes to walk, and after how long a run of it may leave at the earliest.
-create or replace function rowlock.retention_lanes(p_app text, p_archived boolean)
-returns table (lane text[], keep interval)
-language sql stable
-set search_path = pg_catalog
-as $$
-    select array[s.status], min(rowlock.at_least_a_minute(p.keep))
-      from unnest(array['cancelled', 'dead', 'failed', 'succeeded']) as s (status)
-      join rowlock.retention as p on coalesce(p.outcome, s.status) = s.status
-     where p.keep is not null and (p_archived or not p.archive) and (p_app is null or p.app = p_app)
-     group by s.status
-$$;
+-- retention_look: the first runs of a lane between two ids.
+--
+-- Rows are compared with rows, never status = …: with that a planner may walk the primary key instead,
+-- past every run there is. Lanes are found from above: at the lower end of each stands what was removed
+-- and not yet vacuumed.
+do $do$
+begin
+    if to_regclass('rowlock.outcome_lane') is not null then
+        -- by app, workflow, queue and status
+        create or replace function rowlock.retention_lanes(p_app text, p_archived boolean)
+        returns table (lane text[], keep interval)
+        language plpgsql stable
+        set search_path = pg_catalog
+        set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
+        set plan_cache_mode = force_generic_plan
+        as $$
+        declare
+            v_lane   record;
+            v_policy rowlock.retention;
+        begin
+            select o.app, o.workflow, o.queue, o.status into v_lane
+              from rowlock.outcome as o
+             where o.redone_at is null and o.status <> 'continued'
+             order by o.app desc, o.workflow desc, o.queue desc, o.status desc
+             limit 1;
+            while found loop
+                if p_app is null or v_lane.app = p_app then
+                    select p.* into v_policy
+                      from rowlock.policy_for(v_lane.app, v_lane.workflow, v_lane.status) as p;
+                    if v_policy.keep is not null and (p_archived or not v_policy.archive) then
+                        lane := array[v_lane.app, v_lane.workflow, v_lane.queue, v_lane.status];
+                        keep := rowlock.at_least_a_minute(v_policy.keep);
+                        return next;
+                    end if;
+                end if;
+                select o.app, o.workflow, o.queue, o.status into v_lane
+                  from rowlock.outcome as o
+                 where o.redone_at is null and o.status <> 'continued'
+                   and (o.app, o.workflow, o.queue, o.status)
+                       < (v_lane.app, v_lane.workflow, v_lane.queue, v_lane.status)
+                 order by o.app desc, o.workflow desc, o.queue desc, o.status desc
+                 limit 1;
+            end loop;
+        end $$;
 
--- retention_look: the first runs of a lane between two ids. A run that was redone may be there twice.
-create or replace function rowlock.retention_look(
-    p_lane text[], p_after uuid, p_below uuid, p_limit integer)
-returns uuid[]
-language sql stable
-set search_path = pg_catalog set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
-set jit = off set plan_cache_mode = force_generic_plan
-as $$
-    select array(
-        select o.run_id from rowlock.outcome as o
-         where (o.status, o.run_id) > (p_lane[1], p_after) and (o.status, o.run_id) < (p_lane[1], p_below)
-         order by o.status, o.run_id
-         limit p_limit)
-$$;
+        create or replace function rowlock.retention_look(
+            p_lane text[], p_after uuid, p_below uuid, p_limit integer)
+        returns uuid[]
+        language plpgsql stable
+        set search_path = pg_catalog
+        set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
+        set plan_cache_mode = force_generic_plan
+        as $$
+        begin
+            return array(
+                select o.run_id from rowlock.outcome as o
+                 where o.redone_at is null and o.status <> 'continued'
+                   and (o.app, o.workflow, o.queue, o.status, o.run_id)
+                       > (p_lane[1], p_lane[2], p_lane[3], p_lane[4], p_after)
+                   and (o.app, o.workflow, o.queue, o.status, o.run_id)
+                       < (p_lane[1], p_lane[2], p_lane[3], p_lane[4], p_below)
+                 order by o.app, o.workflow, o.queue, o.status, o.run_id
+                 limit p_limit);
+        end $$;
+    else
+        -- by status; a run that was redone may be there twice
+        create or replace function rowlock.retention_lanes(p_app text, p_archived boolean)
+        returns table (lane text[], keep interval)
+        language sql stable
+        set search_path = pg_catalog
+        as $$
+            select array[s.status], min(rowlock.at_least_a_minute(p.keep))
+              from unnest(array['cancelled', 'dead', 'failed', 'succeeded']) as s (status)
+              join rowlock.retention as p on coalesce(p.outcome, s.status) = s.status
+             where p.keep is not null and (p_archived or not p.archive)
+               and (p_app is null or p.app = p_app)
+             group by s.status
+        $$;
+
+        create or replace function rowlock.retention_look(
+            p_lane text[], p_after uuid, p_below uuid, p_limit integer)
+        returns uuid[]
+        language plpgsql stable
+        set search_path = pg_catalog
+        set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
+        set plan_cache_mode = force_generic_plan
+        as $$
+        begin
+            return array(
+                select o.run_id from rowlock.outcome as o
+                 where (o.status, o.run_id) > (p_lane[1], p_after)
+                   and (o.status, o.run_id) < (p_lane[1], p_below)
+                 order by o.status, o.run_id
+                 limit p_limit);
+        end $$;
+    end if;
+end $do$;
 
 -- old_enough: those of p_runs that may leave by their policy, if nothing else needs them.
 create or replace function rowlock.old_enough(
@@ -361,6 +352,7 @@ as $$
            bool_or(c.at_least)
       from counted as c
      cross join lateral rowlock.policy_for(c.app, c.workflow, c.status) as p
+     where rowlock.allowed(c.app)
      group by c.app, c.workflow, c.status, p.keep, p.archive
      order by c.app, c.workflow, c.status
 $$;

@@ -45,3 +45,8 @@ comment on column rowlock.run_key.expires_at is 'When the key may be used again:
 
 -- Forks of a run, without which none of its children may leave: the copied steps name them.
 create index run_forked_from on rowlock.run (forked_from) where forked_from is not null;
+
+alter table rowlock.retention enable row level security;
+alter table rowlock.retention_walk enable row level security;
+create policy by_app on rowlock.retention for select using (
+    (select rowlock.my_apps()) is null or app = any ((select rowlock.my_apps())::text[]));
