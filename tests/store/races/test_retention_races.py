@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from rowlock.store.entries import Entry
-from rowlock.store.statements import Claimed
+from rowlock.store.statements import START_CHILD, Claimed
 from store.races.sessions import (
     APP,
     Session,
@@ -37,7 +37,7 @@ from store.races.sessions import (
 
 FATES = ["commit", "rollback"]
 TABLES = ["run", "step", "outcome", "generation", "message", "event", "stream_entry", "arrival"]
-TABLES += ["run_key", "cancel_request", "wait"]
+TABLES += ["run_key", "cancel_request", "wait", "adoption"]
 
 
 def policy(
@@ -295,6 +295,68 @@ def test_children_of_a_history_that_the_parent_has_left_are_free(world: World) -
     worker.journal(go_on(parent))
     assert retain(world.anybody) == 1
     assert there(world, parent.run_id, leaf) == [True, False]
+
+
+def keyed_child(session: Session, parent: Claimed, key: str) -> UUID:
+    """As a worker starts one: over a connection of its own, before the step is recorded."""
+    [run] = session.call(
+        START_CHILD,
+        app=APP,
+        workflow="invoice",
+        input="{}",
+        key=key,
+        queue=None,
+        priority=None,
+        attributes=None,
+        trace_context=None,
+        detached=None,
+        deadline=None,
+        parent=parent.run_id,
+        generation=parent.generation,
+        place="1",
+    )
+    return run
+
+
+@pytest.mark.parametrize("starter", ["another parent", "nobody"])
+def test_a_child_that_was_found_by_its_key_stays_as_long_as_any_of_its_parents(
+    world: World, starter: str
+) -> None:
+    worker = world.worker()
+    first, second = world.claimed_by(worker, 2)
+    if starter == "nobody":
+        shared = world.anybody.start("invoice", key="report")
+    else:
+        shared = keyed_child(world.anybody, first, "report")
+    assert keyed_child(world.anybody, second, "report") == shared
+    assert keyed_child(world.anybody, second, "report") == shared, "a worker asks again"
+    worker.journal(finish(worker.claim_run(shared)), finish(first))
+    policy(world)
+    age(world)
+    retain(world.anybody)
+    assert _why(world, shared) == "its parent is there"
+    assert there(world, first.run_id, shared) == [False, True]
+    worker.journal(finish(second))
+    age(world)
+    retain(world.anybody)
+    retain(world.anybody)
+    assert (world.count("run"), world.count("adoption")) == (0, 0)
+
+
+def test_a_child_that_is_being_found_by_its_key_is_not_removed(world: World) -> None:
+    worker = world.worker()
+    [parent] = world.claimed_by(worker)
+    [shared] = _keyed(world, "report")
+    policy(world)
+    age(world)
+    starter = world.session("starter").begin()
+    assert keyed_child(starter, parent, "report") == shared
+    removal = world.anybody.go(lambda: retain(world.anybody))
+    assert not removal.waits()
+    assert removal.result() == 0
+    starter.commit()
+    assert retain(world.anybody) == 0
+    assert _why(world, shared) == "its parent is there"
 
 
 def test_a_parent_stays_until_its_children_have_ended(world: World) -> None:

@@ -7,7 +7,8 @@
 --
 -- A run that is there is whole: it may be redone or copied, and then needs its children. So a child stays
 -- as long as its parent, and whoever was forked as long as the fork, whose steps name the children of
--- both. Children of histories that the parent has left for good (continue_as_new) are free.
+-- both. A run that was found by its key instead of a new child has several parents (adoption). Children of
+-- histories that a parent has left for good (continue_as_new) are free.
 
 -- kept_because: those of p_runs that can't be removed, and why. p_children: whether their children are
 -- looked at too; there may be many. Each look is a subquery with a limit, which no plan can turn into a
@@ -25,11 +26,16 @@ as $$
                         then 'it has not ended'
                     when (select true from rowlock.wait as w where w.on_run_id = r.id limit 1)
                         then 'another run waits for it'
-                    when r.parent_id is not null
-                         and (select true from rowlock.run as p where p.id = r.parent_id limit 1)
-                         and (select true from rowlock.outcome as o
-                               where o.run_id = r.parent_id and o.generation >= r.parent_generation
-                                 and o.status = 'continued' limit 1) is null
+                    when (select true
+                            from (select r.parent_id, r.parent_generation where r.parent_id is not null
+                                   union all
+                                  select a.parent_id, a.parent_generation from rowlock.adoption as a
+                                   where a.run_id = r.id) as p
+                           where (select true from rowlock.run as y where y.id = p.parent_id limit 1)
+                             and (select true from rowlock.outcome as o
+                                   where o.run_id = p.parent_id and o.generation >= p.parent_generation
+                                     and o.status = 'continued' limit 1) is null
+                           limit 1)
                         then 'its parent is there'
                     when (select true from rowlock.run as f where f.forked_from = r.id limit 1)
                         then 'a fork of it is there'
@@ -118,6 +124,8 @@ begin
                select y.ctid from rowlock.arrival as y
                 where y.name > i.id || ':' and y.name < i.id || ';' offset 0) as a);
     delete from rowlock.arrival where ctid = any (v_rows);
+    delete from rowlock.adoption where run_id = any (p_runs);
+    delete from rowlock.adoption where parent_id = any (p_runs);
 
     delete from rowlock.step where run_id = any (p_runs);
     delete from rowlock.outcome where run_id = any (p_runs);

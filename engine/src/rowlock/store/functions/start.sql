@@ -163,6 +163,9 @@ begin
                   from (select unnest(v_asked) as key except select unnest(v_keys)) as a) as x
          where x.id is not null;
     end loop;
+    if v_known <> '{}' and start_many.runs @? '$[*].parent_id' then
+        perform rowlock.adopt(start_many.runs, v_known, v_known_ids);
+    end if;
 
     return query
     with asked as materialized (
@@ -212,6 +215,27 @@ begin
 end $$;
 comment on function rowlock.start_many(jsonb, text) is
     'Starts many runs at once: [{"workflow", "input", "key", "queue", "priority", "delay" or "start_at", "attributes", "deadline", "trace_context"}, …]; gives their ids in the same order.';
+
+-- adopt: a child with a key that was used is a run that was started before: from now on it stays as long
+-- as this parent too.
+create or replace function rowlock.adopt(p_runs jsonb, p_keys text[], p_ids uuid[]) returns void
+language plpgsql volatile
+set search_path = pg_catalog set enable_seqscan = off set jit = off
+as $$
+begin
+    -- Not to be removed meanwhile.
+    perform 1 from rowlock.run as r where r.id = any (p_ids) order by r.id for key share;
+    insert into rowlock.adoption as a (run_id, parent_id, parent_generation)
+    select k.id, (e.v ->> 'parent_id')::uuid, max(coalesce((e.v ->> 'parent_generation')::integer, 1))
+      from jsonb_array_elements(p_runs) as e (v)
+      join unnest(p_keys, p_ids) as k (key, id) on k.key = e.v ->> 'key'
+     cross join lateral (select r.parent_id from rowlock.run as r where r.id = k.id offset 0) as r
+     where r.parent_id is distinct from (e.v ->> 'parent_id')::uuid and e.v ->> 'parent_id' is not null
+     group by 1, 2
+    on conflict (run_id, parent_id) do update
+       set parent_generation = excluded.parent_generation
+     where a.parent_generation < excluded.parent_generation;
+end $$;
 
 -- start: the same for one run, without the detour through JSON: this is what every caller waits for.
 create or replace function rowlock.start(

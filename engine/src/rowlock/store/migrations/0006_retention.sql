@@ -46,6 +46,17 @@ comment on column rowlock.run_key.expires_at is 'When the key may be used again:
 -- Forks of a run, without which none of its children may leave: the copied steps name them.
 create index run_forked_from on rowlock.run (forked_from) where forked_from is not null;
 
+-- Whose child a run is too that was started by its key before: by another parent, or by nobody's.
+create table rowlock.adoption (
+    run_id             uuid    not null,
+    parent_id          uuid    not null,
+    parent_generation  integer not null,
+    constraint adoption_pkey primary key (run_id, parent_id)
+);
+create index adoption_parent on rowlock.adoption (parent_id);
+comment on table rowlock.adoption is 'Runs that started a child with a key which was used, and so share that run.';
+
+alter table rowlock.adoption enable row level security;
 alter table rowlock.retention enable row level security;
 alter table rowlock.retention_walk enable row level security;
 create policy by_app on rowlock.retention for select using (
