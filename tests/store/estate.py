@@ -180,6 +180,7 @@ def _settle(estate: Estate, app: str) -> None:
     sql("select rowlock.cancel(%s)", runs["running"])
     sql("select rowlock.retry(%s)", start_failed(estate, app))
     sql("select rowlock.pause(workflow => 'sort', app => %s)", app)
+    sql("select rowlock.set_retention(interval '1 hour', workflow => 'sort', app => %s)", app)
     sql("insert into rowlock.drain_request (worker_id) values (%s) returning 1", worker + 1)
     sql(
         "insert into rowlock.arrival (arrived_at, count, name) values (now(), 1, %s) returning 1",

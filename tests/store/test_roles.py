@@ -256,6 +256,11 @@ REACHES: dict[str, tuple[str, str]] = {
         "shop_client",
         "select * from rowlock.explain(%(running)s) where cause <> 'unknown'",
     ),
+    "why_kept": (
+        "shop_reader",
+        "select 1 where rowlock.why_kept(%(running)s) is not null",
+    ),
+    "retain_plan": ("shop_reader", "select * from rowlock.retain_plan('bank')"),
     "get_event": (
         "shop_client",
         "select 1 where rowlock.get_event(%(running)s, 'progress') is not null",
@@ -268,8 +273,9 @@ REACHES: dict[str, tuple[str, str]] = {
     "fleet_rates": ("shop_reader", "select * from rowlock.fleet_rates('bank')"),
 }
 
-OF_NO_APP = {"listen", "unlisten", "tell"}
-"""Who listens says so for himself; what is told is that there is news of an id, not what."""
+OF_NO_APP = {"listen", "unlisten", "tell", "house_due", "keep_house"}
+"""Who listens says so for himself; what is told is that there is news of an id, no more. Workers
+remove for all what their apps' policies say."""
 
 
 def test_what_is_not_for_admins_alone_is_tried_on_another_app(home: Estate) -> None:

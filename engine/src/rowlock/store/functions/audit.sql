@@ -21,4 +21,4 @@ select a.id as audit_id, a.at, a.actor, a.application_name, a.operation, a.app, 
        a.before, a.after
   from rowlock.audit_entry as a;
 comment on view rowlock.audit is
-    'Who changed what, when, by cancel, resume, retry, rewind, fork, reprioritise, reschedule, move, pause, unpause, promote, retire, drain_worker, grant_app and revoke_app.';
+    'Who changed what, when, by cancel, resume, retry, rewind, fork, delete, reprioritise, reschedule, move, pause, unpause, promote, retire, drain_worker, set_retention, drop_retention, grant_app and revoke_app.';
