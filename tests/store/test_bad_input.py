@@ -70,6 +70,17 @@ CALLS: dict[str, dict[str, Any]] = {
     "drain_worker": {"worker_id": "worker"},
     "grant_app": {"role": "pg_monitor", "app": "shop"},
     "revoke_app": {"role": "pg_monitor", "app": "shop"},
+    "set_retention": {
+        "keep": "1 day",
+        "app": "shop",
+        "workflow": "fulfil",
+        "outcome": "failed",
+    },
+    "drop_retention": {"app": "shop", "workflow": "fulfil", "outcome": "failed"},
+    "delete": {"run_id": "succeeded"},
+    "why_kept": {"run_id": "running"},
+    "retain": {"app": "shop"},
+    "retain_plan": {"app": "shop"},
     "current_version": {"app": "shop"},
     "my_apps": {},
     "fleet_tasks": {"p_app": "shop"},
@@ -294,7 +305,7 @@ def test_a_fork_past_the_end_is_refused(world: World, things: Things) -> None:
 
 def test_a_run_id_that_is_null_is_a_run_that_is_not_there(world: World, things: Things) -> None:
     for function, kinds in arguments(world).items():
-        if kinds.get("run_id") != "uuid" or function in ("get_event", "explain"):
+        if kinds.get("run_id") != "uuid" or function in ("get_event", "explain", "why_kept"):
             continue
         given = CALLS[function] | {"run_id": None}
         with pytest.raises(psycopg.Error) as caught:
