@@ -171,7 +171,7 @@ def test_retention_says_what_it_was_and_what_it_is(world: World) -> None:
     admin.run("select rowlock.drop_retention(outcome => 'failed', app => 'shop')")
     admin.run("select rowlock.delete(%s)", run_id)
     one, two, three, four = audited(world)
-    assert (one[0], one[1], one[3], one[4]) == ("set_retention", "shop", "failed", None)
+    assert (one[0], one[1], one[3], one[4]) == ("set_retention", "shop", "failed", {})
     assert (one[5]["keep"], two[4]["keep"], two[5]["keep"]) == ("1 day", "1 day", "2 days")
     assert (three[0], three[4]["keep"]) == ("drop_retention", "2 days")
     assert (four[0], four[1], four[2]) == ("delete", "shop", run_id)
