@@ -83,6 +83,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "retain_plan": {"app": "shop"},
     "current_version": {"app": "shop"},
     "my_apps": {},
+    "list_runs": {"app": "shop", "status": "dead", "workflow": "fulfil", "queue": "default"}
+    | {"version": "v1", "key": "k"},
     "fleet_tasks": {"p_app": "shop"},
     "fleet_workers": {"p_app": "shop"},
     "fleet_versions": {"p_app": "shop"},

@@ -81,6 +81,7 @@ as $$
         ('id_at',                     '{client,worker,reader,admin}', true),
         ('in_words',                  '{client,worker,reader,admin}', true),
         ('refuse_unknown_names',      '{client,worker,reader,admin}', true),
+        ('shown',                     '{client,worker,reader,admin}', true),
         ('fleet_tasks',               '{reader,admin}',               true),
         ('fleet_workers',             '{reader,admin}',               true),
         ('fleet_versions',            '{reader,admin}',               true),
