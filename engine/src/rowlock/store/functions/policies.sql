@@ -39,7 +39,8 @@ begin
         when set_retention.keep < interval '0'
             then format('keep is %s, but must be 0 or more', set_retention.keep)
         when set_retention.outcome not in ('succeeded', 'failed', 'cancelled', 'dead')
-            then format('outcome is %s, but must be succeeded, failed, cancelled or dead', set_retention.outcome)
+            then format('outcome is %s, but must be succeeded, failed, cancelled or dead',
+                        rowlock.shown(set_retention.outcome))
         when set_retention.keep_keys is not null and set_retention.keep is null
             then 'keep_keys has no meaning for runs that are kept for ever'
         when set_retention.keep_keys < set_retention.keep
