@@ -121,7 +121,7 @@ def arguments(world: World) -> dict[str, dict[str, str]]:
         "         from unnest(p.proargnames, coalesce(p.proallargtypes, p.proargtypes::oid[]),"
         "                     coalesce(p.proargmodes,"
         "                              array_fill('i'::\"char\", array[p.pronargs])))"
-        "              as x (name, type, mode)) as a on a.mode = 'i'"
+        "              as x (name, type, mode)) as a on a.mode in ('i', 'b')"
         " where p.pronamespace = 'rowlock'::regnamespace"
         "   and obj_description(p.oid, 'pg_proc') is not null"
     ):
