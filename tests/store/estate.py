@@ -1,7 +1,7 @@
 """A server with two apps and a login role for each thing a role may be: for tests of rights.
 
-Roles belong to a whole server, so it is one of its own. Nothing here runs as a superuser but what looks
-on: the schema is owned by a plain role.
+Roles belong to a whole server, so it is one of its own. Nothing here runs as a superuser but what
+looks on: the schema is owned by a plain role.
 """
 
 from __future__ import annotations
@@ -132,15 +132,12 @@ def _settle(estate: Estate, app: str) -> None:
         runs[state] = run
         return UUID(str(run))
 
-    ended = {"succeeded": "succeeded", "failed": "failed", "cancelled": "cancelled", "dead": "dead"}
+    ended = ("succeeded", "failed", "cancelled", "dead")
     for state in ("running", "waiting", "blocked", *ended):
         start(state)
-    claimed = {
-        run: epoch
-        for run, epoch in sql(
-            "select run_id, epoch from rowlock.claim(%s, %s, 'v1', null, 100, false)", worker, app
-        )
-    }
+    claimed = sql(
+        "select run_id, epoch from rowlock.claim(%s, %s, 'v1', null, 100, false)", worker, app
+    )
     for state in ("running", *ended):
         sql(
             "insert into rowlock.step (run_id, recorded_at, generation, position, epoch, seconds,"

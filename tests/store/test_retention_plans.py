@@ -19,15 +19,15 @@ import pytest
 import postgres
 from rowlock.embedded import Server
 from rowlock.store.connection import Statement
-from rowlock.store.migrate import functions
 from rowlock.store.statements import CHOOSE_RUNS, HOUSE_DUE, REMOVE_CHOSEN, RETAIN_PLAN, Chosen
 from store.races.sessions import Connections, World
 
 SHALLOW, DEEP = 1_000, 100_000
 LEDGERS = ["run", "step", "outcome", "task", "wait", "run_key", "generation", "message", "event"]
-LEDGERS += ["stream_entry", "cancel_request", "arrival"]
+LEDGERS += ["stream_entry", "cancel_request", "arrival", "adoption"]
 LEAVE = 300
 BATCH = 100
+LANE = ["shop", "fulfil", "default", "succeeded"]
 FEW = 48
 """Buffers that a deeper index may cost on top: a level more here and there."""
 
@@ -76,32 +76,20 @@ insert into rowlock.cancel_request (run_id, requested_at, generation, grace_s, f
 select id, now(), 1, 30, false from public.rich;
 insert into rowlock.arrival (arrived_at, count, name)
 select now(), 1, id || ':1:1' from public.rich;
+insert into rowlock.adoption (run_id, parent_id, parent_generation)
+select id, gen_random_uuid(), 1 from public.rich;
 insert into rowlock.run_key (run_id, app, key) select id, 'shop', id::text from public.made;
 select rowlock.set_retention('1 day', keep_keys => '2 years', app => 'shop');
 select rowlock.set_retention(null, workflow => 'audit', app => 'shop');
 """
 
 
-LANES = """
-alter table rowlock.outcome add column redone_at timestamptz;
-create index outcome_lane on rowlock.outcome (app, workflow, queue, status, run_id)
-    where redone_at is null and status <> 'continued';
-drop index rowlock.outcome_status_run;
-"""
-"""An index by which a walk passes none of the runs that no policy reaches."""
-
-
 class History:
     """A database with so many ended runs of each kind."""
 
-    def __init__(self, world: World, depth: int, by_lane: bool) -> None:
+    def __init__(self, world: World, depth: int) -> None:
         self.depth = depth
-        self.by_lane = by_lane
-        self.lane = ["shop", "fulfil", "default", "succeeded"] if by_lane else ["succeeded"]
         self.session = world.session("remover")
-        if by_lane:
-            self.session.run(LANES)
-            self.session.run(functions().sql)
         self.session.run("analyze")
         for table in LEDGERS:
             self.session.run(f"alter table rowlock.{table} set (autovacuum_enabled = false)")
@@ -165,19 +153,16 @@ class History:
             lane, after, done = chosen.lane, chosen.after_id, chosen.done
 
 
-@pytest.fixture(scope="module", params=["by status", "by lane"])
-def histories(
-    request: pytest.FixtureRequest, server: Server, template: str
-) -> Iterator[tuple[History, History]]:
+@pytest.fixture(scope="module")
+def histories(server: Server, template: str) -> Iterator[tuple[History, History]]:
     """A shallow one and a deep one."""
-    by_lane = request.param == "by lane"
     with (
         postgres.new_database(server, template) as shallow,
         postgres.new_database(server, template) as deep,
     ):
         connections = [Connections(url) for url in (shallow, deep)]
         worlds = [World(each) for each in connections]
-        yield History(worlds[0], SHALLOW, by_lane), History(worlds[1], DEEP, by_lane)
+        yield History(worlds[0], SHALLOW), History(worlds[1], DEEP)
         for world in worlds:
             world.close()
         for each in connections:
@@ -195,13 +180,13 @@ def test_a_batch_costs_the_same_however_much_stays(histories: tuple[History, His
         walk = history.walk
         removing = [asked for chosen, asked in walk if chosen.runs]
         where = [walk[0][1], removing[0], removing[-1], walk[-1][1]]
-        for kind in ("no policy", "needed", "ran for long"):
+        for kind in ("needed", "ran for long"):
             [(middle,)] = history.session.run(
                 "select id from made where kind = %s order by id offset %s limit 1",
                 kind,
                 history.depth // 2 - 1,
             )
-            where.append(history.choose(history.lane, middle))
+            where.append(history.choose(LANE, middle))
         costs.append([history.cost(CHOOSE_RUNS, asked) for asked in where])
     assert all(map(same, *costs)), costs
     assert max(costs[1]) < 40 * 5 * BATCH, costs
@@ -212,9 +197,8 @@ def test_a_walk_comes_through_what_stays(histories: tuple[History, History]) -> 
     for history in histories:
         found = [run for chosen, _ in history.walk for run in chosen.runs]
         assert found == history.leaves
-        # five times a batch is looked at, at most; two kinds stay, and what has no policy
-        staying = 2 if history.by_lane else 3
-        assert len(history.walk) <= staying * history.depth / (5 * BATCH) + LEAVE / BATCH + 12
+        # five times a batch is looked at, at most, of the two kinds that stay
+        assert len(history.walk) <= 2 * history.depth / (5 * BATCH) + LEAVE / BATCH + 2
 
 
 def test_what_stays_is_passed_by_without_a_lock(histories: tuple[History, History]) -> None:
@@ -268,26 +252,19 @@ def test_the_plan_is_bounded(histories: tuple[History, History]) -> None:
     [whole] = shallow.session.call(RETAIN_PLAN, app=None)
     assert (whole.runs, whole.at_least) == (LEAVE, False)
     assert whole.held_back == {"its parent is there": SHALLOW}
-    if deep.by_lane:
-        [part] = deep.session.call(RETAIN_PLAN, app=None)
-        assert (part.runs, part.at_least) == (0, True), "it has looked at the first 10,000"
-        assert part.held_back == {"its parent is there": 10_000}
+    [part] = deep.session.call(RETAIN_PLAN, app=None)
+    assert (part.runs, part.at_least) == (0, True), "it has looked at the first 10,000"
+    assert part.held_back == {"its parent is there": 10_000}
 
 
 def test_lanes_are_what_a_policy_reaches(histories: tuple[History, History]) -> None:
+    lanes = "select lane, keep::text from rowlock.retention_lanes({}, {})"
     for history in histories:
-        rows = history.session.run(
-            "select lane, keep::text from rowlock.retention_lanes(null, false)"
-        )
-        if history.by_lane:
-            assert rows == [(history.lane, "1 day")]
-        else:
-            assert len(rows) == 4
-        assert history.session.run("select lane from rowlock.retention_lanes('bank', false)") == []
+        assert history.session.run(lanes.format("null", "false")) == [(LANE, "1 day")]
+        assert history.session.run(lanes.format("'bank'", "false")) == []
         with history.undone():
             history.session.run(
                 "select rowlock.set_retention('1 day', archive => true, app => 'shop')"
             )
-            lanes = "select count(*) from rowlock.retention_lanes(null, {})"
-            assert history.session.ask(lanes.format("false")) == 0
-            assert history.session.ask(lanes.format("true")) == len(rows)
+            assert history.session.run(lanes.format("null", "false")) == []
+            assert history.session.run(lanes.format("null", "true")) == [(LANE, "1 day")]

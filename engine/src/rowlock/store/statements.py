@@ -343,20 +343,26 @@ RECORDED = Statement(
     Recorded,
 )
 
-# --- what callers ask (functions/start.sql, functions/runs.sql)
+# --- what callers ask (functions/start.sql, functions/runs.sql, functions/search.sql)
+
+
+def _id(run_id: Any) -> UUID:
+    """A run's id, which some callers' drivers give as a kind of their own or as text."""
+    return run_id if type(run_id) is UUID else UUID(str(run_id))
+
 
 START: Statement[UUID] = Statement(
     "start",
     "select rowlock.start(%(workflow)s, %(input)s::jsonb, %(key)s, %(queue)s, %(app)s,"
     " %(priority)s, make_interval(secs => %(delay)s), %(start_at)s::timestamptz,"
     " %(attributes)s::jsonb, %(trace_context)s::jsonb, make_interval(secs => %(deadline)s))",
-    lambda run_id: run_id,
+    _id,
 )
 
 START_MANY: Statement[UUID] = Statement(
     "start_many",
     "select * from rowlock.start_many(%(runs)s::jsonb, %(app)s)",
-    lambda run_id: run_id,
+    _id,
 )
 
 START_CHILD: Statement[UUID] = Statement(
@@ -369,7 +375,7 @@ START_CHILD: Statement[UUID] = Statement(
     " 'detached', %(detached)s::boolean, 'deadline', make_interval(secs => %(deadline)s)::text,"
     " 'parent_id', %(parent)s::uuid, 'parent_generation', %(generation)s::int,"
     " 'parent_place', %(place)s::text)), %(app)s)",
-    lambda run_id: run_id,
+    _id,
 )
 
 SEND: Statement[int] = Statement(
@@ -391,7 +397,7 @@ FORK: Statement[UUID] = Statement(
     "fork",
     "select rowlock.fork(%(run)s, %(place)s, %(input)s::jsonb, %(outcomes)s::jsonb, %(version)s,"
     " %(children)s)",
-    lambda run_id: run_id,
+    _id,
 )
 RESUME = Statement("resume", "select rowlock.resume(%(run)s)", _nothing)
 PROMOTE = Statement("promote", "select rowlock.promote(%(app)s, %(version)s)", _nothing)
@@ -439,18 +445,12 @@ RUN = Statement(
 
 LIST_RUNS = Statement(
     "list_runs",
-    f"select {_RUN_COLUMNS} from rowlock.runs"  # noqa: S608
-    " where (%(app)s::text is null or app = %(app)s)"
-    "   and (%(status)s::text is null or status = %(status)s)"
-    "   and (%(workflow)s::text is null or workflow = %(workflow)s)"
-    "   and (%(queue)s::text is null or queue = %(queue)s)"
-    "   and (%(key)s::text is null or key = %(key)s)"
-    "   and (%(parent)s::uuid is null or parent_id = %(parent)s)"
-    "   and (%(attributes)s::jsonb is null or attributes @> %(attributes)s::jsonb)"
-    "   and (%(created_after)s::timestamptz is null or created_at >= %(created_after)s)"
-    "   and (%(created_before)s::timestamptz is null or created_at < %(created_before)s)"
-    "   and (%(before)s::uuid is null or run_id < %(before)s)"
-    " order by run_id desc limit %(limit)s",
+    f"select {_RUN_COLUMNS} from rowlock.list_runs(app => %(app)s, status => %(status)s,"  # noqa: S608
+    " workflow => %(workflow)s, queue => %(queue)s, version => %(version)s, key => %(key)s,"
+    " parent_id => %(parent)s,"
+    " attributes => %(attributes)s::jsonb, created_after => %(created_after)s,"
+    ' created_before => %(created_before)s, before => %(before)s, "limit" => %(limit)s)'
+    " order by run_id desc",
     RunRow,
 )
 

@@ -19,6 +19,11 @@ begin
 end
 $do$;
 
+-- shown: a name as messages show it: what somebody took for a name may be a book.
+create or replace function rowlock.shown(p_name text) returns text
+language sql immutable
+return case when length(p_name) > 200 then left(p_name, 200) || '…' else coalesce(p_name, 'null') end;
+
 -- require_read_committed: each statement of our functions must see what committed before it. At
 -- a higher isolation level a lock succeeds and the look behind it is old: limits overshoot and
 -- wake-ups are lost (protocol test 4b).

@@ -57,10 +57,10 @@ comment on function rowlock.my_apps() is
 create or replace function rowlock.refuse_app(p_app text) returns void
 language plpgsql stable set search_path = pg_catalog as $$
 begin
-    raise exception 'role % may not use app %', rowlock.invoker(), coalesce(p_app, 'null')
+    raise exception 'role % may not use app %', rowlock.invoker(), rowlock.shown(p_app)
         using errcode = 'RLP01',
               hint = format('Who administers Rowlock lets it: select rowlock.grant_app(%L, %L). Nothing was '
-                            'changed.', rowlock.invoker(), p_app);
+                            'changed.', rowlock.invoker(), rowlock.shown(p_app));
 end $$;
 
 -- check_role: a role that exists; given back as it is called.
@@ -68,7 +68,7 @@ create or replace function rowlock.check_role(p_role text) returns void
 language plpgsql stable set search_path = pg_catalog as $$
 begin
     if not exists (select from pg_catalog.pg_roles as r where r.rolname = p_role) then
-        raise exception 'there is no role %', coalesce(p_role, 'null')
+        raise exception 'there is no role %', rowlock.shown(p_role)
             using errcode = 'RLN08', hint = 'Roles are made with CREATE ROLE. Nothing was changed.';
     end if;
 end $$;

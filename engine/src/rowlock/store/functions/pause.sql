@@ -35,7 +35,7 @@ begin
         end if;
     elsif p_workflow is not null then
         if not exists (select from rowlock.workflow as w where w.app = v_app and w.name = p_workflow) then
-            raise exception 'app % has no workflow %', v_app, p_workflow
+            raise exception 'app % has no workflow %', v_app, rowlock.shown(p_workflow)
                 using errcode = 'RLN05',
                       hint = 'A workflow is known once a worker or client of its code has shown it. '
                              'Nothing was changed.';
@@ -63,7 +63,7 @@ end $$;
 create or replace function rowlock.refuse_queue(p_app text, p_queue text) returns void
 language plpgsql stable set search_path = pg_catalog as $$
 begin
-    raise exception 'app % has no queue %', p_app, coalesce(p_queue, 'null')
+    raise exception 'app % has no queue %', p_app, rowlock.shown(p_queue)
         using errcode = 'RLN01',
               hint = 'A queue is known once a worker or client of its code has shown it; rowlock.queues lists '
                      'them. Nothing was changed.';

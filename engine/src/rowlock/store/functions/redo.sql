@@ -50,7 +50,7 @@ end $$;
 create or replace function rowlock.refuse_place(p_run uuid, p_place text) returns void
 language plpgsql stable set search_path = pg_catalog as $$
 begin
-    raise exception 'run % has recorded nothing at place %', p_run, coalesce(p_place, 'null')
+    raise exception 'run % has recorded nothing at place %', p_run, rowlock.shown(p_place)
         using errcode = 'RLN04',
               hint = 'rowlock.steps lists the places of a run. Nothing was changed.';
 end $$;
@@ -96,6 +96,9 @@ begin
     values (p_end.run_id, clock_timestamp(), v_next, p_reason,
             coalesce(p_input, rowlock.input_of(p_end.run_id, p_end.generation)), p_place)
     on conflict do nothing;
+    -- No longer how the run stands: lists pass it by (ended.sql).
+    update rowlock.outcome as o set redone_at = clock_timestamp()
+     where o.run_id = p_end.run_id and o.generation = p_end.generation;
     insert into rowlock.step (run_id, recorded_at, generation, position, epoch, seconds, attempts,
                               place, kind, name, output, error)
     select s.run_id, s.recorded_at, v_next, s.position, s.epoch, s.seconds, s.attempts,
@@ -322,7 +325,7 @@ begin
         perform rowlock.refuse_place(p_run, p_place);
     end if;
     if v_bad is not null then
-        raise exception 'run % has no recorded outcome at place % that could be another', p_run, v_bad
+        raise exception 'run % has no recorded outcome at place % that could be another', p_run, rowlock.shown(v_bad)
             using errcode = 'RLN04',
                   hint = 'rowlock.steps lists the places of a run. Nothing was started.';
     end if;

@@ -6,7 +6,7 @@
 create or replace function rowlock.refuse_version(p_app text, p_version text) returns void
 language plpgsql stable set search_path = pg_catalog as $$
 begin
-    raise exception 'app % has no version %', p_app, coalesce(p_version, 'null')
+    raise exception 'app % has no version %', p_app, rowlock.shown(p_version)
         using errcode = 'RLN02',
               hint = 'A version exists once a worker that carries it has registered; rowlock.versions lists them. '
                      'Nothing was changed.';
