@@ -359,6 +359,26 @@ def test_a_child_that_is_being_found_by_its_key_is_not_removed(world: World) -> 
     assert _why(world, shared) == "its parent is there"
 
 
+@pytest.mark.parametrize("fate", FATES)
+def test_a_child_whose_run_is_being_removed_is_started_anew(world: World, fate: str) -> None:
+    """Else the parent would have a child that is not there."""
+    worker = world.worker()
+    [parent] = world.claimed_by(worker)
+    [shared] = _keyed(world, "report")
+    policy(world)
+    age(world)
+    remover, starter = world.session("remover").begin(), world.session("starter")
+    # as a removal that has its locks and has deleted nothing yet
+    remover.run("select from rowlock.run where id = %s for update", shared)
+    starts = starter.go(lambda: keyed_child(starter, parent, "report"))
+    assert starts.waits()
+    remover.run("select rowlock.delete(%s)", shared)
+    remover.end(fate)
+    found = starts.result()
+    assert (found == shared) == (fate == "rollback")
+    assert there(world, found) == [True]
+
+
 def test_a_parent_stays_until_its_children_have_ended(world: World) -> None:
     worker = world.worker()
     [parent] = world.claimed_by(worker)

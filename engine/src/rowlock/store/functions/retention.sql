@@ -18,22 +18,17 @@ return case when p_keep is not null then greatest(p_keep, interval '1 minute') e
 -- time pass, ids are as young as they were.
 create or replace function rowlock.young_from(p_keep interval) returns uuid
 language sql stable set search_path = pg_catalog
-return (lpad(to_hex(greatest(0, floor(extract(epoch from statement_timestamp() - p_keep
-            + coalesce(nullif(current_setting('rowlock.test_offset', true), ''), '0')::interval)
-        * 1000))::bigint), 12, '0') || repeat('0', 20))::uuid;
+return rowlock.id_at(
+    statement_timestamp() - p_keep
+    + coalesce(nullif(current_setting('rowlock.test_offset', true), ''), '0')::interval);
 
--- retention_lanes: the lanes to walk, and after how long a run of it may leave at the earliest.
--- retention_look: the first runs of a lane between two ids.
---
--- Rows are compared with rows, never status = …: with that a planner may walk the primary key instead,
--- past every run there is. Lanes are found from above: at the lower end of each stands what was removed
--- and not yet vacuumed.
+-- retention_lanes: the lanes to walk, and for how long their runs are kept. Found from above: at the lower
+-- end of each stands what was removed and is not vacuumed yet.
 create or replace function rowlock.retention_lanes(p_app text, p_archived boolean)
 returns table (lane text[], keep interval)
 language plpgsql stable
-set search_path = pg_catalog
-set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
-set plan_cache_mode = force_generic_plan
+set search_path = pg_catalog set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+set enable_incremental_sort = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_lane   record;
@@ -44,10 +39,9 @@ begin
      where o.redone_at is null and o.status <> 'continued'
      order by o.app desc, o.workflow desc, o.queue desc, o.status desc
      limit 1;
-    while found loop
+    while v_lane.app is not null loop
         if p_app is null or v_lane.app = p_app then
-            select p.* into v_policy
-              from rowlock.policy_for(v_lane.app, v_lane.workflow, v_lane.status) as p;
+            v_policy := rowlock.policy_for(v_lane.app, v_lane.workflow, v_lane.status);
             if v_policy.keep is not null and (p_archived or not v_policy.archive) then
                 lane := array[v_lane.app, v_lane.workflow, v_lane.queue, v_lane.status];
                 keep := rowlock.at_least_a_minute(v_policy.keep);
@@ -64,23 +58,21 @@ begin
     end loop;
 end $$;
 
+-- retention_look: the first runs of a lane between two ids. `nulls first`: see ended.sql.
 create or replace function rowlock.retention_look(
     p_lane text[], p_after uuid, p_below uuid, p_limit integer)
 returns uuid[]
 language plpgsql stable
-set search_path = pg_catalog
-set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
-set plan_cache_mode = force_generic_plan
+set search_path = pg_catalog set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+set enable_incremental_sort = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 begin
     return array(
         select o.run_id from rowlock.outcome as o
          where o.redone_at is null and o.status <> 'continued'
-           and (o.app, o.workflow, o.queue, o.status, o.run_id)
-               > (p_lane[1], p_lane[2], p_lane[3], p_lane[4], p_after)
-           and (o.app, o.workflow, o.queue, o.status, o.run_id)
-               < (p_lane[1], p_lane[2], p_lane[3], p_lane[4], p_below)
-         order by o.app, o.workflow, o.queue, o.status, o.run_id nulls first
+           and o.app = p_lane[1] and o.workflow = p_lane[2] and o.queue = p_lane[3] and o.status = p_lane[4]
+           and o.run_id > p_after and o.run_id < p_below
+         order by o.run_id nulls first
          limit p_limit);
 end $$;
 
@@ -94,7 +86,7 @@ set enable_seqscan = off set jit = off set enable_hashjoin = off set enable_merg
 as $$
     select array(
         select i.id
-          from (select distinct y.id from unnest(p_runs) as y (id)) as i
+          from unnest(p_runs) as i (id)
          cross join lateral (
                select y.* from rowlock.outcome as y
                 where y.run_id = i.id order by y.run_id desc, y.generation desc limit 1) as o

@@ -67,6 +67,7 @@ declare
     v_asked  text[];
     v_keys   text[] := '{}';  -- new ones, with the ids of their runs
     v_ids    uuid[] := '{}';
+    v_used   text[];
     v_known  text[] := '{}';  -- used ones
     v_known_ids uuid[] := '{}';
     v_queue  text;
@@ -159,12 +160,15 @@ begin
         select v_keys || coalesce(array_agg(key), '{}'), v_ids || coalesce(array_agg(run_id), '{}')
           into v_keys, v_ids from new;
         exit when cardinality(v_keys) = cardinality(v_asked);
-        -- A look a key: as a join, a generic plan reads all keys of the app.
-        select coalesce(array_agg(x.key), '{}'), coalesce(array_agg(x.id), '{}') into v_known, v_known_ids
-          from (select a.key, (select k.run_id from rowlock.run_key as k
-                                where k.app = v_app and k.key = a.key) as id
-                  from (select unnest(v_asked) as key except select unnest(v_keys)) as a) as x
-         where x.id is not null;
+        v_used := array(select unnest(v_asked) except select unnest(v_keys));
+        if start_many.runs @? '$[*].parent_id' then
+            -- They will be this parent's children too: not to be removed meanwhile.
+            perform 1 from rowlock.run as r
+              where r.id = any (array(select k.id from rowlock.used_keys(v_app, v_used) as k))
+              order by r.id for key share;
+        end if;
+        select coalesce(array_agg(k.key), '{}'), coalesce(array_agg(k.id), '{}') into v_known, v_known_ids
+          from rowlock.used_keys(v_app, v_used) as k;
     end loop;
     if v_known <> '{}' and start_many.runs @? '$[*].parent_id' then
         perform rowlock.adopt(start_many.runs, v_known, v_known_ids);
@@ -219,15 +223,25 @@ end $$;
 comment on function rowlock.start_many(jsonb, text) is
     'Starts many runs at once: [{"workflow", "input", "key", "queue", "priority", "delay" or "start_at", "attributes", "deadline", "trace_context"}, …]; gives their ids in the same order.';
 
--- adopt: a child with a key that was used is a run that was started before: from now on it stays as long
--- as this parent too.
-create or replace function rowlock.adopt(p_runs jsonb, p_keys text[], p_ids uuid[]) returns void
-language plpgsql volatile
+-- used_keys: those of these keys that are used, and by which runs. A look a key: as a join, a generic plan
+-- reads all keys of the app.
+create or replace function rowlock.used_keys(p_app text, p_keys text[])
+returns table (key text, id uuid)
+language sql stable
 set search_path = pg_catalog set enable_seqscan = off set jit = off
 as $$
-begin
-    -- Not to be removed meanwhile.
-    perform 1 from rowlock.run as r where r.id = any (p_ids) order by r.id for key share;
+    select k.key, u.run_id
+      from unnest(p_keys) as k (key)
+     cross join lateral (select y.run_id from rowlock.run_key as y
+                          where y.app = p_app and y.key = k.key offset 0) as u
+$$;
+
+-- adopt: a child with a key that was used is a run that was started before: from now on it stays as long
+-- as this parent too. The rows of these runs are held.
+create or replace function rowlock.adopt(p_runs jsonb, p_keys text[], p_ids uuid[]) returns void
+language sql volatile
+set search_path = pg_catalog set enable_seqscan = off set jit = off
+as $$
     insert into rowlock.adoption as a (run_id, parent_id, parent_generation)
     select k.id, (e.v ->> 'parent_id')::uuid, max(coalesce((e.v ->> 'parent_generation')::integer, 1))
       from jsonb_array_elements(p_runs) as e (v)
@@ -238,7 +252,7 @@ begin
     on conflict (run_id, parent_id) do update
        set parent_generation = excluded.parent_generation
      where a.parent_generation < excluded.parent_generation;
-end $$;
+$$;
 
 -- start: the same for one run, without the detour through JSON: this is what every caller waits for.
 create or replace function rowlock.start(
