@@ -177,7 +177,10 @@ def _settle(estate: Estate, app: str) -> None:
     )
     start("ready")
     [[runs["scheduled"]]] = sql(
-        "select rowlock.start('fulfil', delay => interval '1 day', app => %s)", app
+        "select rowlock.start('fulfil', delay => interval '1 day', app => %s,"
+        " attributes => jsonb_build_object('of', %s::text))",
+        app,
+        app,
     )
     [[runs["child"]]] = sql(
         "select rowlock.start_many(jsonb_build_array(jsonb_build_object('workflow', 'fulfil',"

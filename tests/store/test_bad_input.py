@@ -85,10 +85,6 @@ CALLS: dict[str, dict[str, Any]] = {
     "my_apps": {},
     "list_runs": {"app": "shop", "status": "dead", "workflow": "fulfil", "queue": "default"}
     | {"version": "v1", "key": "k"},
-    "fleet_tasks": {"p_app": "shop"},
-    "fleet_workers": {"p_app": "shop"},
-    "fleet_versions": {"p_app": "shop"},
-    "fleet_rates": {"p_app": "shop"},
 }
 ONE_OF_TWO = {("pause", "workflow"), ("unpause", "workflow")}
 """Instead of the queue."""
