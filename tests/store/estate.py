@@ -128,7 +128,12 @@ def _settle(estate: Estate, app: str) -> None:
     runs = estate.runs[app] = {}
 
     def start(state: str) -> UUID:
-        [[run]] = sql("select rowlock.start('fulfil', key => %s, app => %s)", state, app)
+        [[run]] = sql(
+            "select rowlock.start('fulfil', key => %s, app => %s, attributes => %s::jsonb)",
+            state,
+            app,
+            f'{{"of": "{app}"}}',
+        )
         runs[state] = run
         return UUID(str(run))
 
@@ -150,7 +155,7 @@ def _settle(estate: Estate, app: str) -> None:
             "with gone as (delete from rowlock.task where run_id = %s returning *)"
             " insert into rowlock.outcome (run_id, finished_at, generation, epoch, app, workflow,"
             "  queue, version, status)"
-            " select run_id, now(), 1, epoch, app, workflow, queue, version, %s from gone"
+            " select run_id, now(), 1, epoch, app, workflow, queue, 'v1', %s from gone"
             " returning 1",
             runs[state],
             state,
@@ -177,12 +182,19 @@ def _settle(estate: Estate, app: str) -> None:
         app,
         app,
     )
+    [[runs["child"]]] = sql(
+        "select rowlock.start_many(jsonb_build_array(jsonb_build_object('workflow', 'fulfil',"
+        " 'parent_id', %s::uuid, 'parent_generation', 1, 'parent_place', '1')), %s)",
+        runs["running"],
+        app,
+    )
     sql("select rowlock.send(%s, 'other', '\"hello\"')", runs["waiting"])
     sql("select rowlock.set_event(%s, 'progress', '1')", runs["running"])
     sql("select rowlock.emit(%s, 'log', '\"line\"')", runs["running"])
     sql("select rowlock.cancel(%s)", runs["running"])
     sql("select rowlock.retry(%s)", start_failed(estate, app))
     sql("select rowlock.pause(workflow => 'sort', app => %s)", app)
+    sql("select rowlock.set_retention(interval '1 hour', workflow => 'sort', app => %s)", app)
     sql("insert into rowlock.drain_request (worker_id) values (%s) returning 1", worker + 1)
     sql(
         "insert into rowlock.arrival (arrived_at, count, name) values (now(), 1, %s) returning 1",

@@ -6,6 +6,7 @@ its rights are decided (functions/zz_rights.sql) and its reach into other apps i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
@@ -18,11 +19,12 @@ from psycopg.sql import SQL, Identifier
 from psycopg.types.json import Json
 
 from rowlock.errors import ConfigurationError, SchemaTooOld
-from rowlock.store.migrate import migrate
+from rowlock.store.migrate import LEVEL, check, migrate
 from rowlock.store.roles import ROLES, make_roles
+from rowlock.store.statements import FLEET
 from store.estate import CLASSES, LOGINS, OWNER, PASSWORD, Estate, estate
 
-NOT_OURS = {"RLN03", "RLP01", "RLN06", "RLN07", "RLF01"}
+NOT_OURS = {"RLN03", "RLP01", "RLN06", "RLF01", "RLN07"}
 """What a role is told that reaches for another app: it is not there, or not for it."""
 
 
@@ -201,8 +203,7 @@ def test_nobody_can_write_to_a_table_himself(home: Estate, role: str) -> None:
 
 # --- no function reaches into another app
 
-NULLS = "null, null, null, null"
-ALL_IDS = "rowlock.id_at('-infinity'), rowlock.id_at('infinity')"
+EVERY_ID = "'00000000-0000-0000-0000-000000000000', 'ffffffff-ffff-ffff-ffff-ffffffffffff'"
 REACHES: dict[str, tuple[str, str]] = {
     # by its name: what is tried with something of the bank's, and as whom
     "start": ("shop_client", "select rowlock.start('fulfil', app => 'bank')"),
@@ -256,47 +257,59 @@ REACHES: dict[str, tuple[str, str]] = {
         "shop_client",
         "select * from rowlock.explain(%(running)s) where cause <> 'unknown'",
     ),
+    "why_kept": (
+        "shop_reader",
+        "select 1 where rowlock.why_kept(%(running)s) is not null",
+    ),
+    "retain_plan": ("shop_reader", "select * from rowlock.retain_plan('bank')"),
     "get_event": (
         "shop_client",
         "select 1 where rowlock.get_event(%(running)s, 'progress') is not null",
     ),
     "current_version": ("shop_client", "select 1 where rowlock.current_version('bank') <> ''"),
     "my_apps": ("shop_client", "select 1 where rowlock.my_apps() <> '{shop}'"),
+    "list_runs": (
+        "shop_client",
+        """select run_id from rowlock.list_runs('bank')
+           union all select run_id from rowlock.list_runs(key => 'ready') where app = 'bank'
+           union all select run_id from rowlock.list_runs(attributes => '{"of": "bank"}')""",
+    ),
+    "with_attributes": (
+        "shop_client",
+        f'select * from rowlock.with_attributes(\'{{"of": "bank"}}\', {EVERY_ID}, 10)',
+    ),
+    "with_key": ("shop_client", "select * from rowlock.with_key('{bank}', 'ready')"),
+    "with_parent": (
+        "shop_client",
+        f"select * from rowlock.with_parent(%(running)s, {EVERY_ID}, 10)",
+    ),
+    "newest_unfinished": (
+        "shop_client",
+        f"""select * from rowlock.newest_unfinished(
+                '{{bank}}', null, null, null, null, {EVERY_ID}, 10)""",
+    ),
+    "newest_ended": (
+        "shop_client",
+        f"select * from rowlock.newest_ended('{{bank}}', null, null, null, {EVERY_ID}, 10)",
+    ),
+    "newest_of_version": (
+        "shop_client",
+        f"select * from rowlock.newest_of_version('{{bank}}', 'v1', null, {EVERY_ID}, 10)",
+    ),
     "fleet_tasks": ("shop_reader", "select * from rowlock.fleet_tasks('bank')"),
     "fleet_workers": ("shop_reader", "select * from rowlock.fleet_workers('bank')"),
     "fleet_versions": ("shop_reader", "select * from rowlock.fleet_versions('bank')"),
     "fleet_rates": ("shop_reader", "select * from rowlock.fleet_rates('bank')"),
-    "list_runs": ("shop_client", "select * from rowlock.list_runs(app => 'bank')"),
-    "newest_ended": (
-        "shop_client",
-        f"select * from rowlock.newest_ended('{{bank}}', null, null, null, {ALL_IDS}, 9)",
-    ),
-    "newest_of_version": (
-        "shop_client",
-        f"select * from rowlock.newest_of_version('{{bank}}', 'v1', null, {ALL_IDS}, 9)",
-    ),
-    "newest_unfinished": (
-        "shop_client",
-        f"select * from rowlock.newest_unfinished('{{bank}}', {NULLS}, {ALL_IDS}, 9)",
-    ),
-    "with_key": ("shop_client", "select * from rowlock.with_key('{bank}', 'running')"),
-    "with_parent": (
-        "shop_client",
-        f"select * from rowlock.with_parent(%(running)s, {ALL_IDS}, 9)",
-    ),
-    "with_attributes": (
-        "shop_client",
-        f"""select x from rowlock.with_attributes('{{"of": "bank"}}', {ALL_IDS}, 9) as x""",
-    ),
-    "refuse_unknown_names": (
-        "shop_client",
-        "select rowlock.refuse_unknown_names('{bank}', 'bank', null, null, null)",
-    ),
 }
 
-OF_NO_APP = {"listen", "unlisten", "tell", "id_at", "id_since", "id_until", "in_words"}
-"""Who listens says so for himself; what is told is that there is news of an id, not what. A bound
-on ids is one of times."""
+OF_NO_APP = {
+    # who listens says so for himself; what is told is that there is news of an id, not what
+    *("listen", "unlisten", "tell"),
+    # any worker removes for all what their apps' policies say
+    *("house_due", "keep_house"),
+    # a time as an id, texts, an error
+    *("id_at", "id_since", "id_until", "in_words", "refuse_unknown_names", "shown"),
+}
 
 
 def test_what_is_not_for_admins_alone_is_tried_on_another_app(home: Estate) -> None:
@@ -338,39 +351,11 @@ def test_the_same_reaches_succeed_in_the_own_app(home: Estate, function: str) ->
     sql = sql.replace("%(running)t", str(things["running"])).replace("bank", "shop")
     with home.as_(role) as connection:
         connection.execute("begin")
-        connection.execute(sql.encode(), things)
+        rows = connection.execute(sql.encode(), things).fetchall()
         connection.execute("rollback")
-
-
-LISTS = {
-    "": "true",
-    "app => 'shop'": "app = 'shop'",
-    "status => 'failed'": "status = 'failed'",
-    "status => 'ready', queue => 'default'": "status = 'ready' and queue = 'default'",
-    "workflow => 'fulfil'": "workflow = 'fulfil'",
-    "version => 'v1'": "version = 'v1'",
-    "key => 'waiting'": "key = 'waiting'",
-    "attributes => '{}'": "attributes @> '{}'",
-    "created_after => 'yesterday', created_before => 'tomorrow'": "true",
-}
-
-
-@pytest.mark.parametrize("role", [role for role in LOGINS if role != "nobody"])
-@pytest.mark.parametrize("arguments", LISTS)
-def test_a_list_shows_what_its_caller_may_see(home: Estate, role: str, arguments: str) -> None:
-    view = f"select run_id from rowlock.runs where {LISTS[arguments]} order by run_id desc"
-    with home.as_(role) as connection:
-        listed = connection.execute(
-            f"select run_id from rowlock.list_runs({arguments})".encode()
-        ).fetchall()
-        assert listed == connection.execute(view.encode()).fetchall()
-    apps = {
-        app
-        for (app,) in home.rows(
-            "select app from rowlock.run where id = any (%s)", [run for (run,) in listed]
-        )
-    }
-    assert apps == ({"shop"} if role != "the_admin" or "shop" in arguments else {"shop", "bank"})
+    # These answer only what is not as it should be, or what is old.
+    if function not in ("journal", "my_apps", "retain_plan"):
+        assert rows
 
 
 def test_a_start_cannot_hang_a_run_below_anothers(home: Estate) -> None:
@@ -429,6 +414,18 @@ def test_a_tender_gives_up_no_other_apps_runs(home: Estate) -> None:
         ("ready", 2)
     ]
     home.rows("with x as (delete from rowlock.task where run_id = %s returning 1) table x", run)
+
+
+@pytest.mark.parametrize("role", ["shop_reader", "the_admin"])
+def test_exporter_and_operator_get_their_picture_of_the_fleet(home: Estate, role: str) -> None:
+    with home.as_(role) as connection:
+        found = connection.execute(FLEET.sql.encode(), {"app": None}).fetchone()
+    assert found is not None
+    fleet = FLEET.row(*found)
+    apps = {row["app"] for row in json.loads(fleet.tasks)}
+    assert apps == ({"shop"} if role == "shop_reader" else {"shop", "bank"})
+    assert fleet.schema_level == LEVEL
+    assert check(home.url_of(role)) == LEVEL
 
 
 # --- who it is that calls
@@ -554,6 +551,24 @@ def test_roles_are_made_once_and_given_their_rights_again_and_again(home: Estate
         connection.execute("select rowlock.current_version('shop')")
         with pytest.raises(InsufficientPrivilege):
             connection.execute("select rowlock.retire('shop', 'v1')")
+
+
+def test_what_a_superuser_migrates_belongs_to_the_owner_all_the_same(home: Estate) -> None:
+    """Else a function of his would run as him, and the owner be a stranger to it."""
+    home.look.execute(
+        "drop function rowlock.cancel; drop view rowlock.audit;"
+        " update rowlock.repeatable set checksum = 'older'"
+    )
+    migrate(home.url)
+    owners = home.rows(
+        "select distinct pg_get_userbyid(proowner) from pg_proc"
+        " where pronamespace = 'rowlock'::regnamespace"
+        " union select distinct pg_get_userbyid(relowner) from pg_class"
+        " where relnamespace = 'rowlock'::regnamespace"
+    )
+    assert owners == [(OWNER,)]
+    with home.as_("shop_client") as connection, pytest.raises(psycopg.Error, match="no run"):
+        connection.execute("select rowlock.cancel(%s)", [home.runs["bank"]["ready"]])
 
 
 def test_a_second_database_of_the_server_finds_the_roles(home: Estate) -> None:

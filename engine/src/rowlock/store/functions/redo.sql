@@ -493,7 +493,8 @@ begin
       into v_app, v_status
       from rowlock.run as r
       left join rowlock.task as t on t.run_id = r.id
-     where r.id = fork.run_id and rowlock.allowed(r.app);
+     where r.id = fork.run_id and rowlock.allowed(r.app)
+       for key share of r;  -- or it might be removed meanwhile; this passes all other locks
     if not found then
         perform rowlock.refuse_unknown(fork.run_id);
     end if;

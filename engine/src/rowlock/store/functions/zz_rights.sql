@@ -36,6 +36,16 @@ as $$
         ('drain_worker',              '{admin}',                      false),
         ('grant_app',                 '{admin}',                      false),
         ('revoke_app',                '{admin}',                      false),
+        ('set_retention',             '{admin}',                      false),
+        ('drop_retention',            '{admin}',                      false),
+        ('delete',                    '{admin}',                      false),
+        ('retain',                    '{admin}',                      false),
+        ('choose_runs',               '{admin}',                      false),
+        ('archived_rows',             '{admin}',                      false),
+        ('remove_chosen',             '{admin}',                      false),
+        ('expire_keys',               '{admin}',                      false),
+        ('retain_plan',               '{reader,admin}',               false),
+        ('why_kept',                  '{reader,admin}',               false),
         -- what workers live by
         ('register_worker',           '{worker}',                     false),
         ('heartbeat',                 '{worker}',                     false),
@@ -48,6 +58,8 @@ as $$
         ('record_transaction',        '{worker}',                     false),
         ('record_failed_transaction', '{worker}',                     false),
         ('tell',                      '{worker}',                     false),
+        ('house_due',                 '{worker}',                     false),
+        ('keep_house',                '{worker}',                     false),
         -- who waits, or wonders
         ('listen',                    '{client,worker,reader,admin}', false),
         ('unlisten',                  '{client,worker,reader,admin}', false),
@@ -69,6 +81,7 @@ as $$
         ('id_at',                     '{client,worker,reader,admin}', true),
         ('in_words',                  '{client,worker,reader,admin}', true),
         ('refuse_unknown_names',      '{client,worker,reader,admin}', true),
+        ('shown',                     '{client,worker,reader,admin}', true),
         ('fleet_tasks',               '{reader,admin}',               true),
         ('fleet_workers',             '{reader,admin}',               true),
         ('fleet_versions',            '{reader,admin}',               true),
@@ -95,6 +108,7 @@ as $$
         ('pause',          '{client,worker,reader,admin}'), ('pauses',      '{client,worker,reader,admin}'),
         ('version',        '{client,worker,reader,admin}'), ('versions',    '{client,worker,reader,admin}'),
         ('worker',         '{client,worker,reader,admin}'), ('workers',     '{client,worker,reader,admin}'),
+        ('retention',      '{reader,admin}'),               ('retentions',  '{reader,admin}'),
         ('app_member',     '{client,worker,reader,admin}'), ('members',     '{reader,admin}'),
         ('audit_entry',    '{reader,admin}'),               ('audit',       '{reader,admin}'),
         ('workflow',       '{client,worker,reader,admin}'),
@@ -150,6 +164,22 @@ do $do$
 declare
     v_what record;
 begin
+    -- A superuser may have migrated what somebody else owns: one owner for all, else a function of the one
+    -- could not read a table of the other.
+    for v_what in
+        select format('%s %s', case c.relkind when 'v' then 'view' else 'table' end, c.oid::regclass) as name,
+               n.nspowner::regrole as owner
+          from pg_catalog.pg_class as c
+          join pg_catalog.pg_namespace as n on n.oid = c.relnamespace and n.nspname = 'rowlock'
+         where c.relkind in ('r', 'v') and c.relowner <> n.nspowner
+        union all
+        select format('function %s', p.oid::regprocedure), n.nspowner::regrole
+          from pg_catalog.pg_proc as p
+          join pg_catalog.pg_namespace as n on n.oid = p.pronamespace and n.nspname = 'rowlock'
+         where p.proowner <> n.nspowner
+    loop
+        execute format('alter %s owner to %s', v_what.name, v_what.owner);
+    end loop;
     revoke all on all functions in schema rowlock from public;
     for v_what in
         select p.oid::regprocedure::text as name, x.function is not null and not x.reads as is_definer,
