@@ -88,6 +88,19 @@ def resumes_a_run(stranger: Session, world: World) -> None:
     stranger.run("select rowlock.resume(run_id) from rowlock.runs where status = 'blocked' limit 1")
 
 
+def listens(stranger: Session, world: World) -> None:
+    """And clears those away whose time is over."""
+    world.anybody.run(
+        "insert into rowlock.listener values (gen_random_uuid(), now() - interval '1 second')"
+    )
+    stranger.run("select rowlock.listen(gen_random_uuid(), '30 seconds')")
+
+
+def stops_listening_for_everybody(stranger: Session, world: World) -> None:
+    world.anybody.run("select rowlock.listen(gen_random_uuid(), '30 seconds')")
+    stranger.run("select rowlock.unlisten(id) from rowlock.listener")
+
+
 @pytest.mark.parametrize(
     "leaves_open",
     [
@@ -107,6 +120,8 @@ def resumes_a_run(stranger: Session, world: World) -> None:
         cancels_at_repeatable_read,
         forks_every_run,
         resumes_a_run,
+        listens,
+        stops_listening_for_everybody,
     ],
 )
 def test_everybody_elses_work_goes_on(
