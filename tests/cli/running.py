@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -72,6 +77,34 @@ async def holds(folder: str) -> str:
 async def naps(seconds: float) -> str:
     await app.sleep(seconds)
     return "rested"
+
+
+@app.step
+async def check(folder: str) -> str:
+    if not Path(folder, "mended").exists():
+        raise ValueError("broken")
+    return "whole"
+
+
+@app.workflow
+async def mendable(folder: str, a: int = 1) -> str:
+    total = await add(a, 1)
+    return f"{await check(folder)} {total}"
+
+
+@app.workflow
+async def asks(what: str = "") -> str:
+    await app.set_event("asked", what)
+    answer = await app.receive("answer", str)
+    return f"{what}: {answer}"
+
+
+@app.workflow
+async def parent(children: int) -> int:
+    first = await sums(1)
+    await app.map(sums, range(children))
+    await app.receive("end", str)
+    return first
 """
 
 
@@ -185,6 +218,33 @@ def query(database: str, sql: str) -> list[tuple[Any, ...]]:
     """Look into the database."""
     with psycopg.connect(database, autocommit=True) as connection:
         return connection.execute(sql.encode()).fetchall()
+
+
+def rowlock_on_a_terminal(*args: str, database: str, typed: str = "") -> tuple[int, str]:
+    """Run a command on a terminal of 120 columns; gives the exit code and all that it showed."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    with subprocess.Popen(
+        [sys.executable, "-m", "rowlock", *args],
+        env=environment(database, TERM="xterm-256color", NO_COLOR="1"),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    ) as process:
+        os.close(theirs)
+        os.write(ours, typed.encode())
+        shown = b""
+        try:
+            while select.select([ours], [], [], PATIENCE_S)[0]:
+                shown += os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            pass
+        finally:
+            os.close(ours)
+            if process.poll() is None and not wait_until_gone([process.pid], 5.0):
+                process.kill()
+        return process.wait(PATIENCE_S), shown.decode().replace("\r\n", "\n")
 
 
 def status_of(database: str, run_id: str) -> str:

@@ -1,4 +1,4 @@
-"""Every statement of store/statements.py fits a real database and its row type.
+"""Every statement of the store fits a real database and its row type.
 
 A placeholder inside quotes is text, not a placeholder: another project had a lease of 3 seconds
 for 30 that way. So each statement is described by the server: parameters, columns and types.
@@ -18,11 +18,14 @@ import psycopg
 import pytest
 from psycopg import pq
 
-from rowlock.store import statements
+from rowlock.store import reports, statements
 from rowlock.store.connection import Statement
 
 STATEMENTS = {
-    name: value for name, value in vars(statements).items() if isinstance(value, Statement)
+    name: value
+    for module in (statements, reports)
+    for name, value in vars(module).items()
+    if isinstance(value, Statement)
 }
 PLACEHOLDER = re.compile(r"%\(\w+\)s")
 NAMED = re.compile(r"%\((\w+)\)s")
@@ -43,6 +46,7 @@ PYTHON_TYPES: dict[str, type] = {
     "void": object,
     "_uuid": list,
     "_int4": list,
+    "_text": list,
 }
 
 
