@@ -30,7 +30,9 @@ def name(path: Path) -> str:
 @pytest.mark.parametrize("path", SQL_FILES, ids=name)
 def test_every_sql_file_says_what_it_does_and_why(path: Path) -> None:
     header = [line for line in path.read_text().splitlines() if not line.startswith("-- minimum")]
-    name_of_file = path.stem if path.parent.name == "migrations" else path.stem.removeprefix("000_")
+    name_of_file = (
+        path.stem if path.parent.name == "migrations" else re.sub(r"^(\d{3}|zz)_", "", path.stem)
+    )
     assert header[0].startswith(f"-- {name_of_file}") or f" {name_of_file}" in header[0]
     comments = [line for line in header[:12] if line.startswith("-- ")]
     assert len(" ".join(comments)) > 60

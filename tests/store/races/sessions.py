@@ -244,7 +244,9 @@ class Session:
         self.call(REWIND, run=run, place=place, input=None)
 
     def fork(self, run: UUID, place: str | None = None) -> UUID:
-        [new] = self.call(FORK, run=run, place=place, input=None, outcomes=None)
+        [new] = self.call(
+            FORK, run=run, place=place, input=None, outcomes=None, version=None, children=False
+        )
         return new
 
     def record_transaction(self, claimed: Claimed, place: str, output: str = '"mine"') -> None:

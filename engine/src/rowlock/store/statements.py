@@ -389,7 +389,8 @@ REWIND = Statement(
 )
 FORK: Statement[UUID] = Statement(
     "fork",
-    "select rowlock.fork(%(run)s, %(place)s, %(input)s::jsonb, %(outcomes)s::jsonb)",
+    "select rowlock.fork(%(run)s, %(place)s, %(input)s::jsonb, %(outcomes)s::jsonb, %(version)s,"
+    " %(children)s)",
     lambda run_id: run_id,
 )
 RESUME = Statement("resume", "select rowlock.resume(%(run)s)", _nothing)

@@ -29,7 +29,8 @@ create or replace function rowlock.refuse_unknown(p_run uuid) returns void
 language plpgsql stable set search_path = pg_catalog as $$
 begin
     raise exception 'there is no run %', p_run
-        using errcode = 'RLN03', hint = 'The id is wrong, or retention has removed the run.';
+        using errcode = 'RLN03',
+              hint = 'The id is wrong, retention has removed the run, or it is of an app that this role may not use.';
 end $$;
 
 create or replace function rowlock.refuse_finished(p_run uuid, p_what text) returns void
@@ -57,7 +58,9 @@ declare
 begin
     perform rowlock.check_name('topic', send.topic);
     perform rowlock.check_key(send.key);
-    perform 1 from rowlock.run as r where r.id = send.run_id for no key update;
+    perform 1 from rowlock.run as r
+     where r.id = send.run_id and rowlock.allowed(r.app)
+       for no key update;
     if not found then
         perform rowlock.refuse_unknown(send.run_id);
     end if;
@@ -104,7 +107,9 @@ declare
     v_app text;
 begin
     perform rowlock.check_name('name', set_event.name);
-    select r.app into v_app from rowlock.run as r where r.id = set_event.run_id for no key update;
+    select r.app into v_app from rowlock.run as r
+     where r.id = set_event.run_id and rowlock.allowed(r.app)
+       for no key update;
     if not found then
         perform rowlock.refuse_unknown(set_event.run_id);
     end if;
@@ -138,7 +143,9 @@ declare
     v_offset bigint;
 begin
     perform rowlock.check_name('stream', emit.stream);
-    perform 1 from rowlock.run as r where r.id = emit.run_id for no key update;
+    perform 1 from rowlock.run as r
+     where r.id = emit.run_id and rowlock.allowed(r.app)
+       for no key update;
     if not found then
         perform rowlock.refuse_unknown(emit.run_id);
     end if;

@@ -41,7 +41,8 @@ language sql stable set search_path = pg_catalog set enable_seqscan = off set ji
 as $$
     select w.id, w.app, w.version, w.host, w.queues, w.slots,
            (select count(*) from rowlock.task as t where t.worker_id = w.id and t.state = 'running'),
-           w.draining, w.lease_until > statement_timestamp()
+           w.draining or exists (select from rowlock.drain_request as d where d.worker_id = w.id),
+           w.lease_until > statement_timestamp()
       from rowlock.worker as w
      where p_app is null or w.app = p_app
      order by w.id

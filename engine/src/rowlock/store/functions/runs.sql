@@ -4,11 +4,11 @@ create or replace view rowlock.runs as
 select r.id as run_id,
        r.app,
        r.workflow,
-       r.queue,
+       coalesce(t.queue, o.queue, r.queue) as queue,
        r.key,
        coalesce(t.state, o.status) as status,
        coalesce(nullif(t.version, ''), nullif(o.version, '')) as version,
-       r.priority,
+       coalesce(t.priority, r.priority) as priority,
        coalesce(t.generation, o.generation) as generation,
        coalesce(t.epoch, o.epoch) as epoch,
        r.created_at,
@@ -45,7 +45,8 @@ comment on view rowlock.steps is 'Every recorded step; position is the order of 
 create or replace view rowlock.workers as
 select w.id as worker_id, w.app, nullif(w.version, '') as version, w.host, w.pid, w.queues, w.slots,
        (select count(*) from rowlock.task as t where t.worker_id = w.id and t.state = 'running') as running,
-       w.registered_at, w.lease_until, w.draining,
+       w.registered_at, w.lease_until,
+       w.draining or exists (select from rowlock.drain_request as d where d.worker_id = w.id) as draining,
        w.lease_until > clock_timestamp() as alive
   from rowlock.worker as w;
 comment on view rowlock.workers is 'Worker processes that hold a lease, and those that lost it and have not been cleared yet.';

@@ -12,18 +12,43 @@ declare
     v_apps text[];
 begin
     if resolve_app.app is not null then
+        if not rowlock.allowed(resolve_app.app) then
+            perform rowlock.refuse_app(resolve_app.app);
+        end if;
         return resolve_app.app;
     end if;
     -- `helm test` leaves its own app behind: nobody means that one.
-    v_apps := array(select distinct w.app from rowlock.workflow as w
-                     where w.app <> 'rowlock-selftest' order by 1 limit 10);
+    v_apps := array(select x.app
+                      from (select distinct w.app from rowlock.workflow as w
+                             where w.app <> 'rowlock-selftest') as x
+                     where rowlock.allowed(x.app) order by 1 limit 10);
     if cardinality(v_apps) = 1 then
         return v_apps[1];
     end if;
     raise exception 'which app is meant is not clear: %',
-                    case when cardinality(v_apps) = 0 then 'none has registered yet'
+                    case when cardinality(v_apps) = 0 then 'none that this role may use has registered yet'
                          else 'there are ' || array_to_string(v_apps, ', ') end
         using errcode = 'RLA01', hint = 'Name it: app => ''…'', on the command line --app ….';
+end $$;
+
+-- reads_as: whether a JSON value is null, or a text that this type reads. (PostgreSQL's own
+-- pg_input_is_valid came with 16.)
+create or replace function rowlock.reads_as(p_value jsonb, p_type text) returns boolean
+language plpgsql stable set search_path = pg_catalog as $$
+begin
+    if p_value is null or jsonb_typeof(p_value) = 'null' then
+        return true;
+    elsif jsonb_typeof(p_value) <> 'string' then
+        return false;
+    end if;
+    case p_type
+        when 'interval' then perform (p_value #>> '{}')::interval;
+        when 'timestamptz' then perform (p_value #>> '{}')::timestamptz;
+        when 'uuid' then perform (p_value #>> '{}')::uuid;
+    end case;
+    return true;
+exception when data_exception then
+    return false;
 end $$;
 
 create or replace function rowlock.start_many(runs jsonb, app text default null)
@@ -67,9 +92,24 @@ begin
                          or (jsonb_typeof(e.v -> 'priority') = 'number'
                              and (e.v -> 'priority')::numeric not between 0 and 100)
                         then 'has a priority that is not between 0 (first) and 100 (last)'
-                    when jsonb_typeof(e.v -> 'deadline') not in ('string', 'null')
-                         or (e.v ->> 'deadline')::interval <= interval '0'
+                    when e.v ->> 'deadline' is not null and not rowlock.reads_as(e.v -> 'deadline', 'interval')
                         then 'has a deadline that is not a duration above 0'
+                    when (e.v ->> 'deadline')::interval <= interval '0'
+                        then 'has a deadline that is not a duration above 0'
+                    when e.v ->> 'delay' is not null and not rowlock.reads_as(e.v -> 'delay', 'interval')
+                        then 'has a delay that is not a duration, such as "1 hour"'
+                    when e.v ->> 'start_at' is not null and not rowlock.reads_as(e.v -> 'start_at', 'timestamptz')
+                        then 'has a start_at that is not a time, such as "2030-01-31T12:00:00Z"'
+                    when jsonb_typeof(e.v -> 'queue') not in ('string', 'null')
+                        then 'has a queue that is not a text'
+                    when jsonb_typeof(e.v -> 'detached') not in ('boolean', 'null')
+                        then 'has a detached that is not true or false'
+                    when e.v ->> 'parent_id' is not null and not rowlock.reads_as(e.v -> 'parent_id', 'uuid')
+                        then 'has a parent_id that is none'
+                    when e.v ->> 'parent_id' is not null
+                         and not exists (select from rowlock.run as r
+                                          where r.id = (e.v ->> 'parent_id')::uuid and r.app = v_app)
+                        then 'names a parent that is no run of app ' || v_app
                     when e.v ? 'delay' and e.v ? 'start_at' and e.v ->> 'delay' is not null
                          and e.v ->> 'start_at' is not null then 'has both delay and start_at'
                end as why,
