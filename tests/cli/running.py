@@ -31,10 +31,12 @@ PATIENCE_S = 60.0
 POLL_S = 0.05
 
 SHOP = """
+import asyncio
 import time
+from datetime import timedelta
 from pathlib import Path
 
-from rowlock import App
+from rowlock import App, Retry
 
 app = App("shop")
 
@@ -102,9 +104,30 @@ async def asks(what: str = "") -> str:
 @app.workflow
 async def parent(children: int) -> int:
     first = await sums(1)
-    await app.map(sums, range(children))
+    await app.map([sums(n) for n in range(children)])
     await app.receive("end", str)
     return first
+
+
+@app.workflow
+async def grandparent(children: int) -> int:
+    return await parent(children)
+
+
+@app.step(retry=Retry(attempts=9, first_delay=timedelta(minutes=4)))
+async def tried_again() -> None:
+    raise ValueError("busy \\x1b[31m")
+
+
+@app.workflow
+async def branches() -> None:
+    await add(1, 2)
+    await asyncio.gather(branch(1), branch(2), tried_again(), app.receive("go", str))
+
+
+async def branch(n: int) -> None:
+    await add(n, n)
+    await app.sleep(n * 3600)
 """
 
 

@@ -54,7 +54,11 @@ COMMANDS = {
     "exporter": Where("exporter", "Serve what the database holds as Prometheus metrics."),
     "start": Where("runs", "Start a run of a workflow."),
     "list": Where("runs", "List runs, newest first."),
-    "show": Where("runs", "Show all about one run, and its steps."),
+    "show": Where(
+        "show",
+        "Show all about one run: facts, steps and waits on a line of time, children, messages.",
+    ),
+    "history": Where("show", "Show the histories of a run: what began each, how it ended."),
     "cancel": Where("control", "Ask runs to stop, and their children with them."),
     "resume": Where(
         "control", "Let blocked, cancelled or dead runs go on from what they recorded."

@@ -74,6 +74,18 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -
     _console().print(table)
 
 
+Segments = Sequence[tuple[str, str]]
+"""A line in parts, each with its style."""
+
+
+def print_lines(lines: Iterable[Segments]) -> None:
+    """Lines as they are; a long one goes on in the next."""
+    console = _console()
+    for line in lines:
+        parts = [(printable(text), style) for text, style in line]
+        console.print(Text.assemble(*parts), soft_wrap=True)
+
+
 def print_facts(facts: Mapping[str, str | Text]) -> None:
     """A name and a value a line."""
     console = _console()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 import click
 
@@ -27,7 +26,7 @@ from rowlock.cli.options import (
 )
 from rowlock.cli.output import json_text, print_json
 from rowlock.cli.selection import filter_options, moment_before
-from rowlock.cli.views import print_run, print_runs, run_facts, step_facts
+from rowlock.cli.views import print_runs, run_facts
 from rowlock.client import call
 from rowlock.errors import ResultTimeout, RunFailed
 
@@ -153,23 +152,3 @@ def list_command(
         print_json([run_facts(run) for run in runs])
     else:
         print_runs(runs, most=filters["limit"])
-
-
-@click.command("show")
-@click.argument("run_id", type=click.UUID)
-@database_options
-@json_option
-def show_command(run_id: UUID, database_url: str | None, as_json: bool) -> None:
-    """Show all about one run, and its steps.
-
-    \b
-    Example:
-      rowlock show 01980000-0000-7000-8000-000000000000
-    """
-    with BlockingClient(settings_of(database_url)) as client:
-        run = client.run(run_id)
-        info, steps = run.info(), run.steps()
-    if as_json:
-        print_json({**run_facts(info), "steps": [step_facts(step) for step in steps]})
-    else:
-        print_run(info, steps)

@@ -78,7 +78,7 @@ GENERATIONS = Statement(
 
 @dataclass(frozen=True, slots=True)
 class Aside:
-    """What is known of a run beside RunInfo: its claim, its worker, a request to cancel it."""
+    """What is known of a run beside RunInfo: its deadline, where it comes from, its worker."""
 
     now: datetime
     deadline_at: datetime | None
@@ -88,8 +88,6 @@ class Aside:
     worker_pid: int | None
     worker_lease_seconds: float | None
     """Until its lease ends; below 0: it has lost it."""
-    cancel: str | None
-    """The request, as JSON."""
     doing: str | None
     """Steps that had been running for long at the worker's last heartbeat, as JSON."""
 
@@ -99,15 +97,31 @@ ASIDE = Statement(
     "select clock_timestamp() as now, r.deadline_at, r.forked_from, r.takeovers,"
     " w.host as worker_host, w.pid as worker_pid,"
     " extract(epoch from w.lease_until - clock_timestamp())::float8 as worker_lease_seconds,"
-    " (select jsonb_build_object('requested_at', c.requested_at, 'grace_seconds', c.grace_s,"
-    "         'force', c.force, 'reason', c.reason)::text"
-    "    from rowlock.cancel_request as c where c.run_id = r.run_id and c.generation = r.generation"
-    "   order by c.force desc, c.requested_at limit 1) as cancel,"
     " (select jsonb_agg(d.one)::text from jsonb_array_elements(w.doing) as d (one)"
     "   where d.one ->> 'run' = r.run_id::text) as doing"
     "  from rowlock.runs as r left join rowlock.worker as w on w.id = r.worker_id"
     " where r.run_id = %(run)s",
     Aside,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRow:
+    """A request to cancel a run that has not ended yet."""
+
+    requested_at: datetime
+    grace_seconds: float
+    force: bool
+    reason: str | None
+
+
+CANCEL_REQUEST = Statement(
+    "cancel_request",
+    "select c.requested_at, c.grace_s::float8 as grace_seconds, c.force, c.reason"
+    "  from rowlock.cancel_request as c join rowlock.task as t on t.run_id = c.run_id"
+    " where c.run_id = %(run)s and c.generation <= t.generation"
+    " order by c.force desc, c.requested_at limit 1",
+    CancelRow,
 )
 
 
@@ -218,22 +232,34 @@ class Totals:
     """How many there are, each counted up to a limit."""
 
     steps: int
-    waits: int
     messages: int
-    children: int
 
 
 TOTALS = Statement(
     "totals",
     "select (select count(*) from (select from rowlock.step as s where s.run_id = %(run)s"
     "          and s.generation = %(generation)s limit %(limit)s) as x) as steps,"
-    " (select count(*) from (select from rowlock.waits as w where w.run_id = %(run)s"
-    "          and w.generation = %(generation)s limit %(limit)s) as x) as waits,"
     " (select count(*) from (select from rowlock.message as m where m.run_id = %(run)s"
-    "         limit %(limit)s) as x) as messages,"
-    " (select count(*) from (select from rowlock.run as c where c.parent_id = %(run)s"
-    "         limit %(limit)s) as x) as children",
+    "         limit %(limit)s) as x) as messages",
     Totals,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How many children a run has, counted up to a limit."""
+
+    parent_id: UUID
+    children: int
+
+
+FAMILIES = Statement(
+    "families",
+    "select p.id as parent_id, n.children from unnest(%(parents)s::uuid[]) as p (id)"
+    " cross join lateral (select count(*) as children from ("
+    "       select from rowlock.run as c where c.parent_id = p.id limit %(limit)s) as x) as n"
+    " where n.children > 0",
+    Family,
 )
 
 # --- the fleet, live
@@ -261,7 +287,9 @@ TOP_WORKERS = Statement(
     "top_workers",
     "select w.id, w.app, nullif(w.version, '') as version, w.host, w.pid, w.queues, w.slots,"
     " (select count(*) from rowlock.task as t where t.worker_id = w.id and t.state = 'running')"
-    " as running, w.draining,"
+    " as running,"
+    " w.draining or exists (select from rowlock.drain_request as d where d.worker_id = w.id)"
+    " as draining,"
     " extract(epoch from w.lease_until - clock_timestamp())::float8 as lease_seconds,"
     " w.doing::text as doing"
     "  from rowlock.worker as w where %(app)s::text is null or w.app = %(app)s::text"
