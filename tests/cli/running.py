@@ -15,6 +15,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.error import HTTPError
@@ -243,31 +244,86 @@ def query(database: str, sql: str) -> list[tuple[Any, ...]]:
         return connection.execute(sql.encode()).fetchall()
 
 
-def rowlock_on_a_terminal(*args: str, database: str, typed: str = "") -> tuple[int, str]:
-    """Run a command on a terminal of 120 columns; gives the exit code and all that it showed."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    with subprocess.Popen(
-        [sys.executable, "-m", "rowlock", *args],
-        env=environment(database, TERM="xterm-256color", NO_COLOR="1"),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    ) as process:
+class Terminal:
+    """A command on a terminal of its own: what it shows, and what is typed."""
+
+    def __init__(self, *args: str, database: str, columns: int = 120, lines: int = 40) -> None:
+        self._ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "rowlock", *args],
+            env=environment(
+                database,
+                TERM="xterm-256color",
+                NO_COLOR="1",
+                COLUMNS=str(columns),
+                LINES=str(lines),
+            ),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            preexec_fn=partial(fcntl.ioctl, theirs, termios.TIOCSCTTY, 0),
+        )
         os.close(theirs)
-        os.write(ours, typed.encode())
-        shown = b""
-        try:
-            while select.select([ours], [], [], PATIENCE_S)[0]:
-                shown += os.read(ours, 65536)
-        except OSError:  # the other end is closed
-            pass
-        finally:
-            os.close(ours)
-            if process.poll() is None and not wait_until_gone([process.pid], 5.0):
-                process.kill()
-        return process.wait(PATIENCE_S), shown.decode().replace("\r\n", "\n")
+        self._shown = b""
+        self._is_open = True
+
+    def type(self, text: str) -> None:
+        os.write(self._ours, text.encode())
+
+    def shown(self) -> str:
+        """All that it has shown until now."""
+        return self._shown.decode(errors="replace").replace("\r\n", "\n")
+
+    def shows(self, text: str) -> str:
+        """Wait until it shows this from now on; gives what it has shown since."""
+        seen = len(self._shown)
+        until = time.monotonic() + PATIENCE_S
+        while text.encode() not in self._shown[seen:]:
+            assert time.monotonic() < until, f"it never showed {text!r}: {self.shown()[-2000:]}"
+            assert self._read(1.0), f"it ended without {text!r}: {self.shown()[-2000:]}"
+        return self._shown[seen:].decode(errors="replace")
+
+    def end(self) -> int:
+        """Read to its end; gives the exit code."""
+        until = time.monotonic() + PATIENCE_S
+        while self._read(1.0):
+            assert time.monotonic() < until, f"it did not end: {self.shown()[-2000:]}"
+        return self.process.wait(PATIENCE_S)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self._ours)
+
+    def _read(self, within_s: float) -> bool:
+        """Whether there may be more to come."""
+        if select.select([self._ours], [], [], within_s)[0]:
+            try:
+                self._shown += os.read(self._ours, 65536)
+            except OSError:  # the other end is closed
+                return False
+        return True
+
+
+@contextmanager
+def on_a_terminal(*args: str, database: str, **size: int) -> Iterator[Terminal]:
+    """A command on a terminal, ended with the test."""
+    terminal = Terminal(*args, database=database, **size)
+    try:
+        yield terminal
+    finally:
+        terminal.close()
+
+
+def rowlock_on_a_terminal(*args: str, database: str, typed: str = "") -> tuple[int, str]:
+    """Run a command on a terminal to its end; gives the exit code and all that it showed."""
+    with on_a_terminal(*args, database=database) as terminal:
+        terminal.type(typed)
+        code = terminal.end()
+        return code, terminal.shown()
 
 
 def status_of(database: str, run_id: str) -> str:

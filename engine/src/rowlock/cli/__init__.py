@@ -9,7 +9,9 @@ Where to go:
     which commands, errors, exit codes        main.py
     options that commands share               options.py
     tables and JSON                           output.py
-    start, list, show                         runs.py
+    start, list                               runs.py
+    show, history                             show.py, portrait.py (reads), tree.py (draws)
+    top                                       top.py; what a look tells frames.py
     cancel, resume, retry, rewind, fork, …    control.py: a verb and an act for each
     which runs a command means                selection.py
     one thing done to many, and told          carrying.py

@@ -72,6 +72,7 @@ COMMANDS = {
         "control", "Send a message to an unfinished run, which gets it with app.receive."
     ),
     "event": Where("control", "Set or get an event of a run."),
+    "top": Where("top", "Show queues, workers and the oldest waits, live."),
     "operator": Where("operator", "Run the operator for Kubernetes."),
 }
 HIDDEN = {"worker-process": Where("worker_process", "")}

@@ -362,3 +362,23 @@ ARRIVALS = Statement(
     " where %(app)s::text is null or x.app = %(app)s::text group by 1, 2",
     Arrival,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class PauseRow:
+    """A queue, a workflow, or with neither an app, whose runs are not claimed."""
+
+    app: str
+    queue: str | None
+    workflow: str | None
+    paused_at: datetime
+    paused_by: str
+    reason: str | None
+
+
+PAUSES = Statement(
+    "pauses",
+    "select app, queue, workflow, paused_at, paused_by, reason from rowlock.pauses"
+    " where %(app)s::text is null or app = %(app)s::text order by paused_at limit 100",
+    PauseRow,
+)
