@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from index_files import File, Summary, app, index_folder, key_of, text, version_of
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from index_files import File, Summary, app, index_folder, key_of, text, version_of
 from rowlock import BlockingClient, BlockingRun, RowlockError, Settings
 from rowlock.embedded import Server, default_data_folder
 from rowlock.embedded.processes import children_of

@@ -14,6 +14,8 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from rowlock import App, Retry, Run
 from rowlock.testing import Databases, Harness
@@ -62,6 +64,26 @@ def book_plain(tx: Any, entry: str) -> str:
     return entry
 
 
+class Base(DeclarativeBase):
+    pass
+
+
+class Entry(Base):
+    __tablename__ = "ledger"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    entry: Mapped[str]
+
+
+@app.transaction
+async def book_by_session(tx: AsyncSession, entry: str) -> None:
+    tx.add(Entry(entry=entry))
+
+
+@app.transaction
+def book_by_plain_session(tx: Session, entry: str) -> None:
+    tx.add(Entry(entry=entry))
+
+
 @app.transaction
 async def refuses(tx: Any) -> None:
     await tx.execute("insert into ledger (entry) values ('never')")
@@ -90,8 +112,9 @@ async def parent(n: int) -> list[Any]:
 
 @app.workflow
 async def line(n: int) -> list[Any]:
-    """One thing after the other: step, thread, transaction, refusal, timer, retry."""
+    """One thing after the other: step, thread, transactions, refusal, timer, retry."""
     made = [await fetch(n), await compute.in_thread(n), await book("line")]
+    await book_by_session("by session")
     try:
         await refuses()
     except ValueError as error:
@@ -104,6 +127,7 @@ async def line(n: int) -> list[Any]:
 def thread(n: int) -> list[Any]:
     """A sync workflow: its code runs in a thread."""
     made = [compute(n), book_plain("thread")]
+    book_by_plain_session("by session")
     app.sleep(HOUR).wait()
     return [*made, fetch.blocking(n)]
 

@@ -1,7 +1,7 @@
 """A server with two apps and a login role for each thing a role may be: for tests of rights.
 
-Roles belong to a whole server, so it is one of its own. Nothing here runs as a superuser but what looks
-on: the schema is owned by a plain role.
+Roles belong to a whole server, so it is one of its own. Nothing here runs as a superuser but what
+looks on: the schema is owned by a plain role.
 """
 
 from __future__ import annotations
@@ -128,19 +128,21 @@ def _settle(estate: Estate, app: str) -> None:
     runs = estate.runs[app] = {}
 
     def start(state: str) -> UUID:
-        [[run]] = sql("select rowlock.start('fulfil', key => %s, app => %s)", state, app)
+        [[run]] = sql(
+            "select rowlock.start('fulfil', key => %s, app => %s, attributes => %s::jsonb)",
+            state,
+            app,
+            f'{{"of": "{app}"}}',
+        )
         runs[state] = run
         return UUID(str(run))
 
-    ended = {"succeeded": "succeeded", "failed": "failed", "cancelled": "cancelled", "dead": "dead"}
+    ended = ("succeeded", "failed", "cancelled", "dead")
     for state in ("running", "waiting", "blocked", *ended):
         start(state)
-    claimed = {
-        run: epoch
-        for run, epoch in sql(
-            "select run_id, epoch from rowlock.claim(%s, %s, 'v1', null, 100, false)", worker, app
-        )
-    }
+    claimed = sql(
+        "select run_id, epoch from rowlock.claim(%s, %s, 'v1', null, 100, false)", worker, app
+    )
     for state in ("running", *ended):
         sql(
             "insert into rowlock.step (run_id, recorded_at, generation, position, epoch, seconds,"
@@ -153,7 +155,7 @@ def _settle(estate: Estate, app: str) -> None:
             "with gone as (delete from rowlock.task where run_id = %s returning *)"
             " insert into rowlock.outcome (run_id, finished_at, generation, epoch, app, workflow,"
             "  queue, version, status)"
-            " select run_id, now(), 1, epoch, app, workflow, queue, version, %s from gone"
+            " select run_id, now(), 1, epoch, app, workflow, queue, 'v1', %s from gone"
             " returning 1",
             runs[state],
             state,
@@ -175,7 +177,16 @@ def _settle(estate: Estate, app: str) -> None:
     )
     start("ready")
     [[runs["scheduled"]]] = sql(
-        "select rowlock.start('fulfil', delay => interval '1 day', app => %s)", app
+        "select rowlock.start('fulfil', delay => interval '1 day', app => %s,"
+        " attributes => jsonb_build_object('of', %s::text))",
+        app,
+        app,
+    )
+    [[runs["child"]]] = sql(
+        "select rowlock.start_many(jsonb_build_array(jsonb_build_object('workflow', 'fulfil',"
+        " 'parent_id', %s::uuid, 'parent_generation', 1, 'parent_place', '1')), %s)",
+        runs["running"],
+        app,
     )
     sql("select rowlock.send(%s, 'other', '\"hello\"')", runs["waiting"])
     sql("select rowlock.set_event(%s, 'progress', '1')", runs["running"])
@@ -183,6 +194,7 @@ def _settle(estate: Estate, app: str) -> None:
     sql("select rowlock.cancel(%s)", runs["running"])
     sql("select rowlock.retry(%s)", start_failed(estate, app))
     sql("select rowlock.pause(workflow => 'sort', app => %s)", app)
+    sql("select rowlock.set_retention(interval '1 hour', workflow => 'sort', app => %s)", app)
     sql("insert into rowlock.drain_request (worker_id) values (%s) returning 1", worker + 1)
     sql(
         "insert into rowlock.arrival (arrived_at, count, name) values (now(), 1, %s) returning 1",

@@ -9,7 +9,6 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 
-from store.races.conftest import connections, world
 from store.races.sessions import (
     APP,
     Worker,
@@ -28,8 +27,6 @@ from store.races.sessions import (
     suspend,
     timer,
 )
-
-__all__ = ["connections", "world"]
 
 
 @dataclass

@@ -10,7 +10,7 @@ import dataclasses
 import re
 import types
 import typing
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -47,6 +47,7 @@ PYTHON_TYPES: dict[str, type] = {
     "_uuid": list,
     "_int4": list,
     "_text": list,
+    "interval": timedelta,
 }
 
 

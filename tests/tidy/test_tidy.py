@@ -12,15 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = [*(ROOT / "engine/src").rglob("*.py"), *(ROOT / "loadtest/src").rglob("*.py")]
 SQL_FILES = sorted((ROOT / "engine/src/rowlock/store").rglob("*.sql"))
-PUBLIC_FUNCTIONS = {
-    "start",
-    "start_many",
-    "resume",
-    "promote",
-    "current_version",
-    "get_event",
-    "emit",
-}
+RIGHTS = (ROOT / "engine/src/rowlock/store/functions/zz_rights.sql").read_text()
+PUBLIC_FUNCTIONS = set(re.findall(r"\('(\w+)', +'\{", RIGHTS))
 
 
 def name(path: Path) -> str:

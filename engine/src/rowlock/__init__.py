@@ -20,12 +20,14 @@ from rowlock.errors import RowlockError
 from rowlock.model.retry import Retry
 from rowlock.model.secret import Secret
 from rowlock.settings import Settings
+from rowlock.worker import BlockingWorker, Worker
 from rowlock.workflow import Call, Child, WorkflowCall
 
 __all__ = [
     "App",
     "BlockingClient",
     "BlockingRun",
+    "BlockingWorker",
     "Call",
     "Child",
     "Client",
@@ -36,6 +38,7 @@ __all__ = [
     "RunInfo",
     "Secret",
     "Settings",
+    "Worker",
     "WorkflowCall",
     "call",
 ]

@@ -38,8 +38,10 @@ from rowlock.model.inputs import Inputs, hints_of
 from rowlock.model.retry import Retry
 from rowlock.model.values import Shape
 from rowlock.runtime import inside, source
+from rowlock.runtime.tenure import WorkerOptions
 from rowlock.settings import Settings
 from rowlock.store.transactions import ISOLATION_LEVELS
+from rowlock.worker import BlockingWorker, Worker
 from rowlock.workflow import (
     AsyncStep,
     AsyncTransaction,
@@ -161,6 +163,58 @@ class App:
         """The same for code that is not async: ``with app.blocking_client() as client:``."""
         return BlockingClient(settings or self.settings, code=self.code)
 
+    def worker(
+        self,
+        *,
+        slots: int = 100,
+        queues: Iterable[Queue | str] | None = None,
+        grace: Duration = 10.0,
+        settings: Settings | None = None,
+    ) -> Worker:
+        """A worker in this process: ``async with app.worker(slots=20):``.
+
+        It works in the running event loop, beside whatever else does; enough for development, for
+        tests, and for few runs. ``slots``: most runs loaded at a time. ``queues``: those it serves,
+        all by default. ``grace``: seconds or timedelta that runs may go on when the block ends;
+        the rest is handed back. Entering waits until it is registered, and raises Disconnected
+        when the database can't be reached within its connect timeout, SchemaTooOld, SchemaTooNew.
+        Leaving raises WorkerFailed if it had ended before, by an error.
+        """
+        return Worker(
+            settings or self.settings,
+            self.code,
+            self._worker_options(slots, queues, seconds_of(grace)),
+        )
+
+    def blocking_worker(
+        self,
+        *,
+        slots: int = 100,
+        queues: Iterable[Queue | str] | None = None,
+        grace: Duration = 10.0,
+        settings: Settings | None = None,
+    ) -> BlockingWorker:
+        """The same for code that is not async, in a thread: ``with app.blocking_worker():``."""
+        return BlockingWorker(
+            self.worker(slots=slots, queues=queues, grace=grace, settings=settings)
+        )
+
+    def _worker_options(
+        self, slots: int, queues: Iterable[Queue | str] | None, grace_s: float
+    ) -> WorkerOptions:
+        if slots < 1:
+            raise ConfigurationError(f"slots must be at least 1, not {slots}")
+        if not grace_s >= 0:
+            raise ConfigurationError(f"grace must be 0 or more, not {grace_s:g} s")
+        named = None if queues is None else list(queues)
+        if isinstance(queues, str) or named == []:
+            raise ConfigurationError(
+                f"queues must name queues, such as [{', '.join(map(repr, self._queues))}], not "
+                f"{queues!r}; leave it out for all"
+            )
+        names = None if named is None else tuple(map(self._queue_name, named))
+        return WorkerOptions(slots=slots, queues=names, grace_s=grace_s)
+
     # --- declaring
 
     def queue(self, name: str, **limits: Any) -> Queue:
@@ -216,7 +270,7 @@ class App:
                 self._shape(_returns(function), f"the result of workflow {workflow_name}"),
             )
             self._workflows[workflow_name] = code
-            return Workflow(code, function)
+            return Workflow(code, function, self.name)
 
         return register if function is None else register(function)
 
@@ -287,12 +341,14 @@ class App:
 
         Its first parameter is the connection (psycopg's AsyncConnection, for a plain function
         Connection), inside a transaction that Rowlock begins and ends; callers leave it out.
+        Annotated as SQLAlchemy's AsyncSession (Session), it is a session on that connection.
         ``isolation``: read committed, repeatable read or serializable; conflicts are tried again.
         """
 
         def register(function: Callable[..., Any]) -> Any:
             step_name = self._step_name(name or function.__name__, function)
-            if not inspect.signature(function).parameters:
+            first = next(iter(inspect.signature(function).parameters), None)
+            if first is None:
                 raise ConfigurationError(
                     f"transaction {step_name} needs a first parameter: the connection to write with"
                 )
@@ -304,7 +360,8 @@ class App:
             shape = self._shape(_returns(function), f"the result of transaction {step_name}")
             _check_policy(step_name, retry, timeout)
             kind = AsyncTransaction if _is_async(function) else SyncTransaction
-            return kind(step_name, function, shape, retry, timeout, isolation)
+            wanted = hints_of(function).get(first)
+            return kind(step_name, function, shape, retry, timeout, isolation, wanted)
 
         return register if function is None else register(function)
 

@@ -158,15 +158,23 @@ class BlockingClient:
         )
 
     def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self) -> Self:
+        """For where there is no ``with`` to put it in: :meth:`close` it then. Not before a fork."""
         self._aside.open()
         try:
             self._wait(self._client.__aenter__())
         except BaseException:
-            self.__exit__()
+            self.close()
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Give its connections back."""
         if not self._aside.is_open:
             return
         try:
@@ -209,14 +217,13 @@ class BlockingClient:
         **options: Unpack[StartOptions],
     ) -> list[BlockingRun[R]]:
         """Start many runs; see :meth:`rowlock.client.Client.start_many`."""
-        calls = list(calls)
         if connection is None:
             runs = self._wait(self._client.start_many(calls, keys=keys, **options))
         else:
-            ids: list[UUID] = []
-            for parameters in self._client._batches(calls, keys, options):
-                ids += rows_on_blocking(connection, START_MANY, parameters)
-            runs = self._client._handles(calls, ids)
+            runs = []
+            for part in filter(None, self._client._parts(calls, keys, options)):
+                ids = rows_on_blocking(connection, START_MANY, part.parameters)
+                runs += self._client._handles(part.calls, ids)
         return [BlockingRun(self, run) for run in runs]
 
     def run(self, run_id: UUID | str, workflow: Any = None) -> BlockingRun[Any]:

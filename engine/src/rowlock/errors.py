@@ -273,6 +273,16 @@ class LeaseLost(RowlockError):
         )
 
 
+class WorkerFailed(RowlockError):
+    """The worker of an ``async with app.worker():`` ended before its block did, by an error."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(
+            f"the worker in this process failed: {type(error).__name__}: {error}. Nothing is lost: "
+            "other workers go on with its runs."
+        )
+
+
 class SchemaTooOld(RowlockError):
     """The database has not been migrated to what this code needs."""
 

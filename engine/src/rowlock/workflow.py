@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from types import EllipsisType
 from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar, Unpack, cast
 from uuid import UUID
 
@@ -29,7 +30,7 @@ from rowlock.model.commands import (
     StartGroup,
     seconds_of,
 )
-from rowlock.model.envelope import Codecs
+from rowlock.model.envelope import Chain, Codec, Codecs
 from rowlock.model.groups import GroupShape
 from rowlock.model.history import describe
 from rowlock.model.inputs import Arguments
@@ -37,6 +38,7 @@ from rowlock.model.retry import Retry
 from rowlock.model.values import Shape
 from rowlock.runtime import inside
 from rowlock.starting import Sql, StartOptions, Style, start_parameters, start_sql
+from rowlock.store.transactions import handed
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -205,10 +207,17 @@ class WorkflowCall(Call[R_co]):
     The arguments of a call without the code are encoded by whoever starts it.
     """
 
-    __slots__ = ("_input", "result", "workflow")
+    __slots__ = ("_input", "app", "result", "workflow")
 
-    def __init__(self, workflow: str, input: str | Arguments, result: Shape) -> None:  # noqa: A002
+    def __init__(
+        self,
+        workflow: str,
+        input: str | Arguments,  # noqa: A002
+        result: Shape,
+        app: str | None = None,
+    ) -> None:
         super().__init__()
+        self.app = app
         self.workflow = workflow
         self._input = input
         self.result = result
@@ -227,16 +236,32 @@ class WorkflowCall(Call[R_co]):
         app: str | None = None,
         key: str | None = None,
         style: Style = "pyformat",
-        codecs: Codecs | None = None,
+        codec: Codec | Chain | Sequence[Codec | Chain] | EllipsisType | None = ...,
         **options: Unpack[StartOptions],
     ) -> Sql:
         """The SQL that starts it, and its parameters, for a driver that Rowlock does not know.
 
-        ``app``: may be left out when the database serves one app only. ``style``: how the driver
-        writes parameters: ``pyformat`` (``%(name)s``), ``named`` (``:name``), ``numeric`` (``$1``,
-        with a list). The result is one row with the run's id. Raises InvalidValue.
+        ``style``: how the driver writes parameters: ``pyformat`` (``%(name)s``), ``named``
+        (``:name``), ``numeric`` (``$1``, with a list). The result is one row with the run's id.
+        For a call without the code: ``app`` may be left out when the database serves one app only;
+        ``codec``, the App's own, or None where it has none, must be said. Raises InvalidValue,
+        ConfigurationError.
         """
-        text = self.input_with(codecs)
+        if isinstance(self._input, str):
+            if codec is not ... or app not in (None, self.app):
+                raise ConfigurationError(
+                    f"workflow {self.workflow} is of app {self.app}, whose code is here, with its "
+                    "codecs: leave app and codec out"
+                )
+            text = self._input
+        elif codec is ...:
+            raise ConfigurationError(
+                f"the code of workflow {self.workflow} is not here, so it is not known how its app "
+                "encodes what it stores. Say so: sql(codec=None) if it has no codec, else its codec"
+            )
+        else:
+            text = self._input.stored(Codecs.of(codec))
+        app = app or self.app
         return start_sql(start_parameters(self.workflow, text, app=app, key=key, **options), style)
 
     def __repr__(self) -> str:
@@ -288,15 +313,20 @@ class Workflow(Generic[P, R]):
     """
 
     def __init__(
-        self, code: WorkflowCode, function: Callable[P, Coroutine[Any, Any, R]] | Callable[P, R]
+        self,
+        code: WorkflowCode,
+        function: Callable[P, Coroutine[Any, Any, R]] | Callable[P, R],
+        app: str,
     ) -> None:
+        self.app = app
         self.code = code
         self.function = function
         self.name = code.name
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> WorkflowCall[R]:
-        return WorkflowCall(self.name, self.code.inputs.bind(args, kwargs), self.code.result)
+        stored = self.code.inputs.bind(args, kwargs)
+        return WorkflowCall(self.name, stored, self.code.result, self.app)
 
     def continue_as_new(self, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
         """End this run's history here and begin it anew with other arguments. In a run of it.
@@ -555,6 +585,10 @@ class SyncStep(_StepBase, Generic[P, R]):
 class _TransactionMixin(_StepBase):
     _isolation = "read committed"
 
+    def _hand(self, wanted: Any) -> None:
+        """What its first parameter is annotated with decides what it is handed."""
+        self._function = handed(self._function, wanted, is_async=self._is_async)
+
     def _command(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExecuteTransaction:
         return ExecuteTransaction(
             self.name,
@@ -587,10 +621,12 @@ class AsyncTransaction(_TransactionMixin, Generic[P, R]):
         retry: Retry,
         timeout: Any,
         isolation: str,
+        wanted: Any,
     ) -> None:
         super().__init__(name, function, shape, retry, timeout, is_async=True)
         self.function = function
         self._isolation = isolation
+        self._hand(wanted)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         if inside.thread() is not None:
@@ -620,10 +656,12 @@ class SyncTransaction(_TransactionMixin, Generic[P, R]):
         retry: Retry,
         timeout: Any,
         isolation: str,
+        wanted: Any,
     ) -> None:
         super().__init__(name, function, shape, retry, timeout, is_async=False)
         self.function = function
         self._isolation = isolation
+        self._hand(wanted)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         if inside.execution() is not None:

@@ -10,10 +10,11 @@ SHOW_APP, QUEUES, WORKERS, VERSIONS; what the handles do, see client/run.py.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
-from typing import Any, Self, TypedDict, TypeVar, Unpack
+from itertools import repeat
+from typing import Any, Generic, Self, TypedDict, TypeVar, Unpack
 from uuid import UUID
 
 import msgspec
@@ -70,6 +71,8 @@ T = TypeVar("T")
 MOST_ENTRIES = 1000
 MOST_SESSIONS = 8
 CHUNK = 10_000
+"""Of many runs to start, in one statement."""
+BREATH = 250
 READ_TRIES = 6
 
 
@@ -83,6 +86,7 @@ class RunFilters(TypedDict, total=False):
     status: str | None
     workflow: str | None
     queue: str | None
+    version: str | None
     key: str | None
     parent: UUID | None
     attributes: Mapping[str, Any] | None
@@ -189,7 +193,7 @@ class Client:
                 'the code: rowlock.call("fulfil", order=…).'
             )
         text = call.input_with(self._codecs)
-        return start_parameters(call.workflow, text, app=self._app, key=key, **options)
+        return start_parameters(call.workflow, text, app=self._app or call.app, key=key, **options)
 
     async def start_many(
         self,
@@ -202,41 +206,49 @@ class Client:
         """Start many runs; the handles come in the order of the calls.
 
         ``keys``: one for each call, or None where a run has none. Without ``connection`` each
-        ten thousand commit together.
+        ten thousand commit together. Both iterables are read as they are needed, ten thousand at a
+        time. When a later ten thousand can't be started, the error has a note of how many are: with
+        keys, just start them all again.
         """
-        calls = list(calls)
         handles: list[Run[R]] = []
-        for parameters in self._batches(calls, keys, options):
-            if connection is not None:
-                ids = await rows_on(connection, START_MANY, parameters)
-            else:
-                ids = await self._pool().rows(START_MANY, parameters)
-            handles += self._handles(calls[len(handles) :], ids)
+        with _noting(handles, connection):
+            for part in self._parts(calls, keys, options):
+                if part is None:
+                    await asyncio.sleep(0)
+                    continue
+                if connection is not None:
+                    ids = await rows_on(connection, START_MANY, part.parameters)
+                else:
+                    ids = await self._pool().rows(START_MANY, part.parameters)
+                handles += self._handles(part.calls, ids)
         return handles
 
-    def _batches(
+    def _parts(
         self,
-        calls: Sequence[WorkflowCall[Any]],
+        calls: Iterable[WorkflowCall[R]],
         keys: Iterable[str | None] | None,
         options: StartOptions,
-    ) -> list[dict[str, Any]]:
-        """What START_MANY is given, CHUNK runs at a time: all is looked at before any is sent."""
-        names = [None] * len(calls) if keys is None else list(keys)
-        if len(names) != len(calls):
-            raise ConfigurationError(f"{len(calls)} calls but {len(names)} keys")
-        asked = [
-            _entry(self._start_parameters(one, name, options))
-            for one, name in zip(calls, names, strict=True)
-        ]
-        return [
-            {"runs": msgspec.json.encode(asked[first : first + CHUNK]).decode(), "app": self._app}
-            for first in range(0, len(asked), CHUNK)
-        ]
+    ) -> Iterator[Part[R] | None]:
+        """CHUNK calls at a time; and None now and then, so that a loop can do something else."""
+        if isinstance(calls, Sized) and isinstance(keys, Sized) and len(calls) != len(keys):
+            raise ConfigurationError(
+                f"{len(calls)} calls but {len(keys)} keys. Nothing was started."
+            )
+        part: Part[R] = Part(self._app)
+        for call, key in _paired(calls, keys):
+            part.add(call, _entry(self._start_parameters(call, key, options)))
+            if len(part.calls) == CHUNK:
+                yield part
+                part = Part(self._app)
+            elif len(part.calls) % BREATH == 0:
+                yield None
+        if part.calls:
+            yield part
 
     def _handles(self, calls: Sequence[WorkflowCall[R]], ids: Sequence[UUID]) -> list[Run[R]]:
         return [
             Run(self, run_id, one.result_with(self._codecs))
-            for run_id, one in zip(ids, calls, strict=False)
+            for run_id, one in zip(ids, calls, strict=True)
         ]
 
     # --- watching
@@ -256,6 +268,7 @@ class Client:
         status: str | None = None,
         workflow: str | None = None,
         queue: str | None = None,
+        version: str | None = None,
         key: str | None = None,
         parent: UUID | None = None,
         attributes: Mapping[str, Any] | None = None,
@@ -274,6 +287,7 @@ class Client:
             "status": status,
             "workflow": workflow,
             "queue": queue,
+            "version": version,
             "key": key,
             "parent": parent,
             "attributes": None if attributes is None else ATTRIBUTES.store(dict(attributes)),
@@ -422,6 +436,50 @@ class Client:
         for entry in found:
             answers[asked[entry.ask - 1]].append(entry)
         return answers
+
+
+class Part(Generic[R]):
+    """Some of many calls to start."""
+
+    def __init__(self, app: str | None) -> None:
+        self.calls: list[WorkflowCall[R]] = []
+        self._entries: list[bytes] = []
+        self._app = app
+
+    def add(self, call: WorkflowCall[R], entry: Mapping[str, Any]) -> None:
+        self.calls.append(call)
+        self._entries.append(msgspec.json.encode(entry))
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What START_MANY is given."""
+        runs = (b"[" + b",".join(self._entries) + b"]").decode()
+        return {"runs": runs, "app": self._app or self.calls[0].app}
+
+
+def _paired(
+    calls: Iterable[WorkflowCall[R]], keys: Iterable[str | None] | None
+) -> Iterator[tuple[WorkflowCall[R], str | None]]:
+    """Each call with its key."""
+    given = repeat(None) if keys is None else iter(keys)
+    for call in calls:
+        try:
+            yield call, next(given)
+        except StopIteration:
+            raise ConfigurationError("there are fewer keys than calls") from None
+    if keys is not None and next(given, missing := object()) is not missing:
+        raise ConfigurationError("there are more keys than calls")
+
+
+@contextmanager
+def _noting(handles: Sized, connection: Any) -> Iterator[None]:
+    """An error says how much of many was done before it."""
+    try:
+        yield
+    except Exception as error:
+        if handles and connection is None:
+            error.add_note(f"The first {len(handles)} runs were started before.")
+        raise
 
 
 def _entry(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,15 @@ from typing import Any, NoReturn, TypeVar
 
 from rowlock.errors import MisplacedCall
 from rowlock.starting import styled
-from rowlock.store.connection import AsyncConnection, Connection, Statement, translated
+from rowlock.store.connection import (
+    AsyncConnection,
+    AsyncCursor,
+    Connection,
+    Cursor,
+    Statement,
+    translated,
+    tuple_row,
+)
 
 T = TypeVar("T")
 
@@ -29,11 +37,13 @@ _ASYNC = "sqlalchemy.ext.asyncio"
 async def rows_on(
     connection: Any, statement: Statement[T], parameters: Mapping[str, Any]
 ) -> list[T]:
-    """For async code. Raises what the statement's own session would, and MisplacedCall."""
+    """For async code. Raises Refused, MisplacedCall, and whatever the driver raises."""
     with translated():
         if isinstance(connection, AsyncConnection):
-            cursor = await connection.execute(statement.sql, parameters)
-            found: Sequence[Any] = await cursor.fetchall() if cursor.description else []
+            # Plain cursors, whatever kind the caller's connection makes: dicts, `$1`, …
+            async with AsyncCursor(connection, row_factory=tuple_row) as cursor:
+                await cursor.execute(statement.sql, parameters)
+                found: Sequence[Any] = await cursor.fetchall() if cursor.description else []
         elif _kind(connection) == _ASYNC:
             result = await connection.execute(*_textual(statement, parameters))
             found = result.fetchall() if result.returns_rows else []
@@ -48,8 +58,9 @@ def rows_on_blocking(
     """The same for code that is not async."""
     with translated():
         if isinstance(connection, Connection):
-            cursor = connection.execute(statement.sql, parameters)
-            found: Sequence[Any] = cursor.fetchall() if cursor.description else []
+            with Cursor(connection, row_factory=tuple_row) as cursor:
+                cursor.execute(statement.sql, parameters)
+                found: Sequence[Any] = cursor.fetchall() if cursor.description else []
         elif _kind(connection) in ("sqlalchemy", "sqlalchemy.orm"):
             result = connection.execute(*_textual(statement, parameters))
             found = result.fetchall() if result.returns_rows else []
@@ -87,12 +98,15 @@ def _is_django(connection: Any) -> bool:
 
 def _refuse(connection: Any, client: str, other: str) -> NoReturn:
     kind = f"{type(connection).__module__}.{type(connection).__qualname__}"
+    if isinstance(vendor := getattr(connection, "vendor", None), str):
+        kind += f" to {vendor}"  # Django's, to a database that can't be Rowlock's
     kinds = (
         "psycopg's AsyncConnection, or SQLAlchemy's AsyncSession or AsyncConnection"
         if client.startswith("an async")
         else "psycopg's Connection, SQLAlchemy's Session or Connection, or Django's connection"
     )
     raise MisplacedCall(
-        f"{client} can't use a {kind}: it needs {kinds}. For the others there is {other}; for any "
-        "other driver `call.sql()` gives the SQL and its parameters."
+        f"{client} can't use {kind} as the caller's connection: it needs {kinds}. For the others "
+        f"there is {other}; for any other driver `call.sql()` gives the SQL and its parameters. "
+        "Nothing was done."
     )

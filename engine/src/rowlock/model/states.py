@@ -21,7 +21,7 @@ class TaskState(StrEnum):
     WAITING = "waiting"
     """Unloaded, until a timer falls due or what it waits for happens."""
     BLOCKED = "blocked"
-    """Needs a person or other code, or is set aside for a paused workflow; the reason says which."""
+    """Needs a person or other code, or the end of a pause; the reason says which."""
 
 
 class Outcome(StrEnum):

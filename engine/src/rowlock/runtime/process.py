@@ -40,12 +40,14 @@ class WorkerProcess:
         options: WorkerOptions,
         *,
         on_status: OnStatus = lambda _status, _loaded: None,
+        on_registered: Callable[[], None] = lambda: None,
         observer: Observer | None = None,
     ) -> None:
         self._settings = settings
         self._code = code
         self._options = options
         self._on_status = on_status
+        self._on_registered = on_registered
         self._observer = observer or Observer()
         self._draining = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -89,6 +91,7 @@ class WorkerProcess:
                     beginning.cancel()
                     break
                 self._tenure = await beginning
+                self._on_registered()
                 await self._tenure.serve(self._draining, self._stopping)
         finally:
             ticking.cancel()

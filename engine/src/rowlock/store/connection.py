@@ -18,8 +18,9 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, Connection
+from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import tuple_row
 
 from rowlock.errors import ConfigurationError, Disconnected, Refused, RowlockError
 from rowlock.settings import Settings
@@ -29,8 +30,10 @@ R = TypeVar("R")
 
 __all__ = [
     "AsyncConnection",
+    "AsyncCursor",
     "Backoff",
     "Connection",
+    "Cursor",
     "Disconnected",
     "Poisoned",
     "Session",
@@ -40,6 +43,7 @@ __all__ = [
     "describe",
     "refusal",
     "translated",
+    "tuple_row",
 ]
 
 
@@ -120,6 +124,9 @@ def _options(settings: Settings, purpose: str) -> list[str]:
             "lock_timeout": str(max(500, lease_ms // 6)),
             "idle_in_transaction_session_timeout": str(max(1000, lease_ms // 3)),
         }
+    if purpose == "janitor":
+        # One run may have millions of rows. It waits for nobody.
+        options |= {"statement_timeout": "300000", "lock_timeout": "5000"}
     return [f"-c {name}={value}" for name, value in options.items()]
 
 
@@ -269,25 +276,39 @@ class SessionPool:
 
 
 class translated:
-    """A driver's errors as what they mean, for a statement of ours on a caller's connection."""
+    """Refusals of our functions as Refused, for a statement on a caller's connection.
+
+    Whatever else happens there happens to the caller's transaction (a lost connection, a conflict,
+    a time limit), and is raised as his driver raises it: his own code knows what to do.
+    """
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        found = error
         # SQLAlchemy and Django raise errors of their own, and name the driver's.
+        found = error
         for _ in range(4):
-            if isinstance(found, psycopg.OperationalError):
-                raise Disconnected(describe(found)) from error
-            if isinstance(found, psycopg.Error):
-                raise refusal(found) from error
-            state = getattr(found, "sqlstate", None)
-            if isinstance(state, str):
-                message = getattr(found, "message", None) or str(found)
-                raise meaning(state, message, getattr(found, "hint", None)) from error
+            state, message, hint = _answer(found)
+            if state.startswith("RL") or state in _NOT_READY:
+                raise meaning(state, message, hint) from error
             found = getattr(found, "orig", None) or getattr(found, "__cause__", None)
 
+
+def _answer(error: Any) -> tuple[str, str, str | None]:
+    """What PostgreSQL said, as the drivers tell it: SQLSTATE, message, hint."""
+    if (diag := getattr(error, "diag", None)) is not None:  # psycopg, psycopg2
+        return diag.sqlstate or "", diag.message_primary or "", diag.message_hint
+    if isinstance(getattr(error, "message", None), str):  # asyncpg
+        return getattr(error, "sqlstate", None) or "", error.message, getattr(error, "hint", None)
+    fields = next(iter(getattr(error, "args", ())), None)
+    if isinstance(fields, dict):  # pg8000: by the letters of the protocol
+        return fields.get("C", ""), fields.get("M", ""), fields.get("H")
+    return "", "", None
+
+
+_NOT_READY = ("3F000", "42P01", "42883")
+"""No schema, table or function: Rowlock's are not there."""
 
 _PASSING = ("08", "25", "40", "53", "55", "57", "58", "XX")
 """Classes of SQLSTATE that pass by themselves: connections, a standby, conflicts, resources."""
@@ -313,9 +334,15 @@ def meaning(state: str, message: str, hint: str | None) -> RowlockError:
     """What a SQLSTATE with its message means to our callers."""
     if state.startswith("RL"):
         return Refused(message, state, hint)
-    if state in ("3F000", "42P01", "42883"):
+    if state in _NOT_READY:
         return Refused(
             f"this database is not ready for Rowlock: {message}.", state, "Run `rowlock migrate`."
+        )
+    if state == "42501":
+        return Refused(
+            message,
+            state,
+            "This role lacks a right on Rowlock: docs/operations.md, Roles, says who may do what.",
         )
     if state.startswith(_PASSING):
         return Disconnected(f"{message} (SQLSTATE {state})")

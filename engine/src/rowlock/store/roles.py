@@ -1,8 +1,8 @@
 """Make the four roles that share out the rights on Rowlock, and give them theirs in this database.
 
-Roles belong to the whole server, rights to one database: whoever comes second finds the roles and only
-gives the rights. What each may do stands in ``functions/zz_rights.sql``, and is applied again with every
-change of the functions.
+Roles belong to the whole server, rights to one database: whoever comes second finds the roles and
+only gives the rights. What each may do stands in ``functions/zz_rights.sql``, and is applied again
+with every change of the functions.
 
 Reads and writes: the server's roles, and the rights on schema ``rowlock``.
 """

@@ -10,19 +10,20 @@ Reads and writes: whatever the user's function does, and the step's row.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, ExitStack, suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol, get_args, get_origin
 
 import psycopg
 from psycopg import AsyncConnection, Connection
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
-from rowlock.errors import MisplacedCall, RowlockError
+from rowlock.errors import ConfigurationError, MisplacedCall, RowlockError
 from rowlock.settings import Settings
 from rowlock.store.connection import Disconnected, conninfo
 from rowlock.store.statements import RECORD_TRANSACTION
@@ -32,6 +33,12 @@ _BEGIN = {
     for level in ("read committed", "repeatable read", "serializable")
 }
 ISOLATION_LEVELS = tuple(_BEGIN)
+
+_SQLALCHEMY = {
+    "sqlalchemy.ext.asyncio": ("AsyncSession", "async_scoped_session", "AsyncConnection"),
+    "sqlalchemy.orm": ("Session", "scoped_session"),
+    "sqlalchemy": ("Connection",),
+}
 
 
 class NotOwned(RowlockError):
@@ -59,28 +66,31 @@ class Transaction(Protocol):
     async def abandon(self) -> None: ...
 
 
-_OWN_END = (
+OWN_END = (
     "the transaction step {what} its transaction itself{so_far}. Leave commit and rollback to "
     "Rowlock: it commits the writes together with the step's record, and rolls back when the "
-    "function raises. For a part that may fail use `with tx.transaction():`."
+    "function raises. For a part that may fail use {nested}."
 )
+NESTED = "`with tx.transaction():`"
 
 
 class _AsyncConnection(AsyncConnection[Any]):
     """What an async transaction step gets: it can't end the transaction by these two."""
 
     lent = False
+    undone = False
+    """A session on it (sessions.py) takes what it wrote for rolled back."""
 
     async def commit(self) -> None:
-        _refuse_when(self.lent, "tried to commit")
+        refuse_when(self.lent, "tried to commit")
         await super().commit()
 
     async def rollback(self) -> None:
-        _refuse_when(self.lent, "tried to roll back")
+        refuse_when(self.lent, "tried to roll back")
         await super().rollback()
 
     async def close(self) -> None:
-        _refuse_when(self.lent and not _called_by_psycopg(), "tried to close the connection of")
+        refuse_when(self.lent and not _called_by_psycopg(), "tried to close the connection of")
         await super().close()
 
 
@@ -88,17 +98,18 @@ class _Connection(Connection[Any]):
     """The same for a plain function."""
 
     lent = False
+    undone = False
 
     def commit(self) -> None:
-        _refuse_when(self.lent, "tried to commit")
+        refuse_when(self.lent, "tried to commit")
         super().commit()
 
     def rollback(self) -> None:
-        _refuse_when(self.lent, "tried to roll back")
+        refuse_when(self.lent, "tried to roll back")
         super().rollback()
 
     def close(self) -> None:
-        _refuse_when(self.lent and not _called_by_psycopg(), "tried to close the connection of")
+        refuse_when(self.lent and not _called_by_psycopg(), "tried to close the connection of")
         super().close()
 
 
@@ -107,9 +118,45 @@ def _called_by_psycopg() -> bool:
     return str(sys._getframe(2).f_globals.get("__name__", "")).startswith("psycopg")
 
 
-def _refuse_when(lent: bool, what: str) -> None:
+def refuse_when(lent: bool, what: str, nested: str = NESTED) -> None:
+    """Whoever is lent a transaction can't end it."""
     if lent:
-        raise MisplacedCall(_OWN_END.format(what=what, so_far=""))
+        raise MisplacedCall(OWN_END.format(what=what, so_far="", nested=nested))
+
+
+def handed(function: Callable[..., Any], wanted: Any, *, is_async: bool) -> Callable[..., Any]:
+    """The function to call with a connection, where the user's wants a session of SQLAlchemy.
+
+    ``wanted``: the annotation of its first parameter. Raises ConfigurationError.
+    """
+    kind = get_args(wanted)[0] if get_origin(wanted) is Annotated else wanted
+    found = _sqlalchemy_kind(kind)
+    if found is None:
+        return function
+    right = "AsyncSession" if is_async else "Session"
+    if found != right:
+        raise ConfigurationError(
+            f"transaction {function.__qualname__} wants a {found}: "
+            f"{'an async' if is_async else 'a plain'} function is handed SQLAlchemy's {right}, "
+            "whose connection is `tx.connection()`"
+        )
+    sessions = importlib.import_module("rowlock.store.sessions")
+    hand = sessions.with_async_session if is_async else sessions.with_session
+    wrapped: Callable[..., Any] = hand(function, kind)
+    return wrapped
+
+
+def _sqlalchemy_kind(kind: Any) -> str | None:
+    """What of SQLAlchemy this type is; who annotates with one has imported it."""
+    kind = get_origin(kind) or kind
+    if not isinstance(kind, type):
+        return None
+    for name, kinds in _SQLALCHEMY.items():
+        module = sys.modules.get(name)
+        for one in kinds if module else ():
+            if issubclass(kind, getattr(module, one)):
+                return one
+    return None
 
 
 class Transactions:
@@ -270,7 +317,7 @@ def _check_alive(connection: AsyncConnection[Any] | Connection[Any], error: Exce
 def _check_open(status: TransactionStatus) -> None:
     if status is TransactionStatus.IDLE:
         so_far = ", by SQL: what it wrote before a commit IS committed"
-        raise MisplacedCall(_OWN_END.format(what="ended", so_far=so_far))
+        raise MisplacedCall(OWN_END.format(what="ended", so_far=so_far, nested=NESTED))
 
 
 def _is_our_step(error: psycopg.Error) -> bool:
@@ -304,5 +351,6 @@ class _translated:
 def is_conflict(error: BaseException) -> bool:
     """Whether an error out of the user's function means: nothing happened, try again."""
     return isinstance(
-        error, Conflict | psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected
+        getattr(error, "orig", error),  # SQLAlchemy wraps psycopg's
+        Conflict | psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected,
     )

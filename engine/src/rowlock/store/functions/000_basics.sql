@@ -19,6 +19,11 @@ begin
 end
 $do$;
 
+-- shown: a name as messages show it: what somebody took for a name may be a book.
+create or replace function rowlock.shown(p_name text) returns text
+language sql immutable
+return case when length(p_name) > 200 then left(p_name, 200) || '…' else coalesce(p_name, 'null') end;
+
 -- require_read_committed: each statement of our functions must see what committed before it. At
 -- a higher isolation level a lock succeeds and the look behind it is old: limits overshoot and
 -- wake-ups are lost (protocol test 4b).
@@ -44,7 +49,9 @@ return (
      order by v.promoted_at desc nulls last, v.registered_at desc, v.name desc
      limit 1);
 comment on function rowlock.current_version(text) is
-    'The version that takes runs which are not pinned yet; null when the app''s workers carry none.';
+'The version that takes the runs which are not pinned yet; null when the app''s workers carry none.
+
+app: which app.';
 
 -- notify_idle: tell idle workers of a queue that there is work. Polling is the truth, this only
 -- shortens it: NOTIFY takes a database-wide lock at commit, so it is sent only when someone

@@ -52,15 +52,15 @@ as $$
      where n.nspname = 'rowlock'
 $$;
 comment on function rowlock.my_apps() is
-    'The apps whose runs the current role may see; null: all of them.';
+'The apps whose runs the current role may see; null: all of them.';
 
 create or replace function rowlock.refuse_app(p_app text) returns void
 language plpgsql stable set search_path = pg_catalog as $$
 begin
-    raise exception 'role % may not use app %', rowlock.invoker(), coalesce(p_app, 'null')
+    raise exception 'role % may not use app %', rowlock.invoker(), rowlock.shown(p_app)
         using errcode = 'RLP01',
               hint = format('Who administers Rowlock lets it: select rowlock.grant_app(%L, %L). Nothing was '
-                            'changed.', rowlock.invoker(), p_app);
+                            'changed.', rowlock.invoker(), rowlock.shown(p_app));
 end $$;
 
 -- check_role: a role that exists; given back as it is called.
@@ -68,7 +68,7 @@ create or replace function rowlock.check_role(p_role text) returns void
 language plpgsql stable set search_path = pg_catalog as $$
 begin
     if not exists (select from pg_catalog.pg_roles as r where r.rolname = p_role) then
-        raise exception 'there is no role %', coalesce(p_role, 'null')
+        raise exception 'there is no role %', rowlock.shown(p_role)
             using errcode = 'RLN08', hint = 'Roles are made with CREATE ROLE. Nothing was changed.';
     end if;
 end $$;
@@ -94,7 +94,11 @@ begin
     return true;
 end $$;
 comment on function rowlock.grant_app(text, text) is
-    'Lets a role, and all that inherit from it, use an app, as far as rowlock_client, rowlock_worker or rowlock_reader allow; app null: every app. True when it could not before.';
+'Lets a role, and all that inherit from it, use an app, as far as rowlock_client, rowlock_worker or
+rowlock_reader allow. True when it could not before.
+
+role: its name.
+app: which app; null: every one there is and will be.';
 
 create or replace function rowlock.revoke_app(role text, app text) returns boolean
 language plpgsql volatile
@@ -113,8 +117,15 @@ begin
     return true;
 end $$;
 comment on function rowlock.revoke_app(text, text) is
-    'Takes back what grant_app gave, of this app alone (app null: the grant of every app). True when there was such a grant.';
+'Takes back what grant_app gave, of this app alone. True when there was such a grant.
+
+role: its name.
+app: which app; null: the grant of every app.';
 
 create or replace view rowlock.members as
 select m.role, m.app, m.granted_at, m.granted_by from rowlock.app_member as m;
 comment on view rowlock.members is 'Which role may use which app; app null: every app there is and will be.';
+comment on column rowlock.members.role is 'The role that may.';
+comment on column rowlock.members.app is 'The app; null: every one.';
+comment on column rowlock.members.granted_at is 'Since when.';
+comment on column rowlock.members.granted_by is 'The role that granted it.';

@@ -50,8 +50,8 @@ declare
     v_fits    text[];
     v_got     integer;
     v_paused_app       boolean;
-    v_paused_queues    text[];
-    v_paused_workflows text[];
+    v_paused_queues    text[] := '{}';
+    v_paused_workflows text[] := '{}';
 begin
     perform rowlock.require_read_committed();
     if not rowlock.allowed(p_app) then
@@ -74,14 +74,17 @@ begin
     else
         v_fits := array[p_version];
     end if;
-    select coalesce(bool_or(p.queue is null and p.workflow is null), false),
-           coalesce(array_agg(p.queue) filter (where p.queue is not null), '{}'),
-           coalesce(array_agg(p.workflow) filter (where p.workflow is not null), '{}')
-      into v_paused_app, v_paused_queues, v_paused_workflows
-      from rowlock.pause as p
-     where p.app = p_app and p.lifted_at is null;
-    if v_paused_app then
-        return;
+    -- Looked for before it is summed up: there is seldom any.
+    if exists (select from rowlock.pause as p where p.app = p_app and p.lifted_at is null) then
+        select coalesce(bool_or(p.queue is null and p.workflow is null), false),
+               coalesce(array_agg(p.queue) filter (where p.queue is not null), '{}'),
+               coalesce(array_agg(p.workflow) filter (where p.workflow is not null), '{}')
+          into v_paused_app, v_paused_queues, v_paused_workflows
+          from rowlock.pause as p
+         where p.app = p_app and p.lifted_at is null;
+        if v_paused_app then
+            return;
+        end if;
     end if;
 
     foreach v_queue in array v_queues loop

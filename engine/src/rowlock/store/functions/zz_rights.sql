@@ -36,6 +36,16 @@ as $$
         ('drain_worker',              '{admin}',                      false),
         ('grant_app',                 '{admin}',                      false),
         ('revoke_app',                '{admin}',                      false),
+        ('set_retention',             '{admin}',                      false),
+        ('drop_retention',            '{admin}',                      false),
+        ('delete',                    '{admin}',                      false),
+        ('retain',                    '{admin}',                      false),
+        ('choose_runs',               '{admin}',                      false),
+        ('archived_rows',             '{admin}',                      false),
+        ('remove_chosen',             '{admin}',                      false),
+        ('expire_keys',               '{admin}',                      false),
+        ('retain_plan',               '{reader,admin}',               false),
+        ('why_kept',                  '{reader,admin}',               false),
         -- what workers live by
         ('register_worker',           '{worker}',                     false),
         ('heartbeat',                 '{worker}',                     false),
@@ -48,6 +58,8 @@ as $$
         ('record_transaction',        '{worker}',                     false),
         ('record_failed_transaction', '{worker}',                     false),
         ('tell',                      '{worker}',                     false),
+        ('house_due',                 '{worker}',                     false),
+        ('keep_house',                '{worker}',                     false),
         -- who waits, or wonders
         ('listen',                    '{client,worker,reader,admin}', false),
         ('unlisten',                  '{client,worker,reader,admin}', false),
@@ -56,6 +68,20 @@ as $$
         ('get_event',                 '{client,worker,reader,admin}', true),
         ('current_version',           '{client,worker,reader,admin}', true),
         ('my_apps',                   '{client,worker,reader,admin}', true),
+        ('list_runs',                 '{client,worker,reader,admin}', true),
+        -- … and what that needs; the first three see others' runs, and tell nothing of them
+        ('id_since',                  '{client,worker,reader,admin}', false),
+        ('id_until',                  '{client,worker,reader,admin}', false),
+        ('with_attributes',           '{client,worker,reader,admin}', false),
+        ('with_key',                  '{client,worker,reader,admin}', true),
+        ('with_parent',               '{client,worker,reader,admin}', true),
+        ('newest_unfinished',         '{client,worker,reader,admin}', true),
+        ('newest_ended',              '{client,worker,reader,admin}', true),
+        ('newest_of_version',         '{client,worker,reader,admin}', true),
+        ('id_at',                     '{client,worker,reader,admin}', true),
+        ('in_words',                  '{client,worker,reader,admin}', true),
+        ('refuse_unknown_names',      '{client,worker,reader,admin}', true),
+        ('shown',                     '{client,worker,reader,admin}', true),
         ('fleet_tasks',               '{reader,admin}',               true),
         ('fleet_workers',             '{reader,admin}',               true),
         ('fleet_versions',            '{reader,admin}',               true),
@@ -83,9 +109,11 @@ as $$
         ('pause',          '{client,worker,reader,admin}'), ('pauses',      '{client,worker,reader,admin}'),
         ('version',        '{client,worker,reader,admin}'), ('versions',    '{client,worker,reader,admin}'),
         ('worker',         '{client,worker,reader,admin}'), ('workers',     '{client,worker,reader,admin}'),
+        ('retention',      '{reader,admin}'),               ('retentions',  '{reader,admin}'),
         ('app_member',     '{client,worker,reader,admin}'), ('members',     '{reader,admin}'),
         ('audit_entry',    '{reader,admin}'),               ('audit',       '{reader,admin}'),
         ('workflow',       '{client,worker,reader,admin}'),
+        ('run_key',        '{client,worker,reader,admin}'),
         ('drain_request',  '{client,worker,reader,admin}'),
         ('wait',           '{reader,admin}'),               ('waits',       '{reader,admin}'),
         ('cancel_request', '{reader,admin}'),
@@ -137,6 +165,22 @@ do $do$
 declare
     v_what record;
 begin
+    -- A superuser may have migrated what somebody else owns: one owner for all, else a function of the one
+    -- could not read a table of the other.
+    for v_what in
+        select format('%s %s', case c.relkind when 'v' then 'view' else 'table' end, c.oid::regclass) as name,
+               n.nspowner::regrole as owner
+          from pg_catalog.pg_class as c
+          join pg_catalog.pg_namespace as n on n.oid = c.relnamespace and n.nspname = 'rowlock'
+         where c.relkind in ('r', 'v') and c.relowner <> n.nspowner
+        union all
+        select format('function %s', p.oid::regprocedure), n.nspowner::regrole
+          from pg_catalog.pg_proc as p
+          join pg_catalog.pg_namespace as n on n.oid = p.pronamespace and n.nspname = 'rowlock'
+         where p.proowner <> n.nspowner
+    loop
+        execute format('alter %s owner to %s', v_what.name, v_what.owner);
+    end loop;
     revoke all on all functions in schema rowlock from public;
     for v_what in
         select p.oid::regprocedure::text as name, x.function is not null and not x.reads as is_definer,
