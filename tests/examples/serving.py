@@ -68,7 +68,7 @@ class Process:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         if kind is not None:
-            print(f"--- {self._process.args}\n{self.said}")
+            print(f"--- {self._process.args!r}\n{self.said}")
         self._log.close()
 
 

@@ -16,7 +16,7 @@ from workers.until import Sql, until
 
 __all__ = ["sql"]
 
-WEB = '''
+WEB = """
 import asyncio, os, time
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -77,7 +77,7 @@ async def start(in_thread: bool = False) -> str:
 @api.get("/ready")
 async def ready() -> dict:
     return {"ready": api.state.worker.is_ready, "pid": os.getpid(), "code": CODE}
-'''
+"""
 
 Serve = Callable[..., Server]
 
