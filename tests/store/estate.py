@@ -177,7 +177,10 @@ def _settle(estate: Estate, app: str) -> None:
     )
     start("ready")
     [[runs["scheduled"]]] = sql(
-        "select rowlock.start('fulfil', delay => interval '1 day', app => %s)", app
+        "select rowlock.start('fulfil', delay => interval '1 day', app => %s,"
+        " attributes => jsonb_build_object('of', %s::text))",
+        app,
+        app,
     )
     [[runs["child"]]] = sql(
         "select rowlock.start_many(jsonb_build_array(jsonb_build_object('workflow', 'fulfil',"
@@ -191,6 +194,7 @@ def _settle(estate: Estate, app: str) -> None:
     sql("select rowlock.cancel(%s)", runs["running"])
     sql("select rowlock.retry(%s)", start_failed(estate, app))
     sql("select rowlock.pause(workflow => 'sort', app => %s)", app)
+    sql("select rowlock.set_retention(interval '1 hour', workflow => 'sort', app => %s)", app)
     sql("insert into rowlock.drain_request (worker_id) values (%s) returning 1", worker + 1)
     sql(
         "insert into rowlock.arrival (arrived_at, count, name) values (now(), 1, %s) returning 1",

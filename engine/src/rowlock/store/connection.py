@@ -50,6 +50,10 @@ __all__ = [
 class Poisoned(RowlockError):
     """PostgreSQL refuses what a statement carries; sending the same again would not help."""
 
+    def __init__(self, message: str, sqlstate: str | None = None) -> None:
+        self.sqlstate = sqlstate
+        super().__init__(message)
+
 
 @dataclass(frozen=True, slots=True)
 class Statement(Generic[R]):
@@ -120,6 +124,9 @@ def _options(settings: Settings, purpose: str) -> list[str]:
             "lock_timeout": str(max(500, lease_ms // 6)),
             "idle_in_transaction_session_timeout": str(max(1000, lease_ms // 3)),
         }
+    if purpose == "janitor":
+        # One run may have millions of rows. It waits for nobody.
+        options |= {"statement_timeout": "300000", "lock_timeout": "5000"}
     return [f"-c {name}={value}" for name, value in options.items()]
 
 
@@ -339,7 +346,7 @@ def meaning(state: str, message: str, hint: str | None) -> RowlockError:
         )
     if state.startswith(_PASSING):
         return Disconnected(f"{message} (SQLSTATE {state})")
-    return Poisoned(f"PostgreSQL refused it: {message} (SQLSTATE {state})")
+    return Poisoned(f"PostgreSQL refused it: {message} (SQLSTATE {state})", state)
 
 
 def describe(error: psycopg.Error) -> str:

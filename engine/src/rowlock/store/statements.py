@@ -6,7 +6,7 @@ The logic stands in ``functions/``; here is one line of SQL for each, beside its
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -479,6 +479,83 @@ STEPS = Statement(
     " where run_id = %(run)s and generation = %(generation)s order by position",
     StepRow,
 )
+
+# --- retention (functions/retention.sql, functions/removal.sql)
+
+HOUSE_DUE: Statement[float | None] = Statement(
+    "house_due", "select rowlock.house_due()", lambda seconds: seconds
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HouseKept:
+    """What a batch of the walk that all workers share removed, and when to come again."""
+
+    removed: int
+    keys: int
+    next_in: float | None
+
+
+KEEP_HOUSE = Statement("keep_house", "select * from rowlock.keep_house(%(limit)s)", HouseKept)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Runs of one kind that retention would remove now, or that stay although they are old."""
+
+    app: str
+    workflow: str
+    outcome: str
+    keep: timedelta
+    """What the policy says."""
+    archive: bool
+    """Whether only those remove them who archive them first."""
+    runs: int
+    oldest: datetime | None
+    """When the first of them ended."""
+    held_back: dict[str, int] | None
+    """How many stay, by reason; None: none does."""
+    at_least: bool
+    """Whether there may be more: the count stopped early."""
+
+
+RETAIN_PLAN = Statement("retain_plan", "select * from rowlock.retain_plan(%(app)s)", Planned)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Runs that may leave, their rows locked; and how far the walk has come."""
+
+    runs: list[UUID]
+    lane: list[str] | None
+    after_id: UUID | None
+    done: bool
+
+
+CHOOSE_RUNS = Statement(
+    "choose_runs",
+    "select * from rowlock.choose_runs(%(limit)s, %(app)s, %(archived)s, %(lane)s::text[],"
+    " %(after_id)s::uuid)",
+    Chosen,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedRow:
+    """A row of a run, as JSON."""
+
+    run_id: UUID
+    part: str
+    row: str
+
+
+ARCHIVED_ROWS = Statement(
+    "archived_rows", "select * from rowlock.archived_rows(%(runs)s::uuid[])", ArchivedRow
+)
+REMOVE_CHOSEN = Statement(
+    "remove_chosen", "select rowlock.remove_chosen(%(runs)s::uuid[])", _nothing
+)
+EXPIRE_KEYS: Statement[int] = Statement("expire_keys", "select rowlock.expire_keys(%(limit)s)", int)
 
 # --- what the database holds (functions/fleet.sql)
 

@@ -36,6 +36,16 @@ as $$
         ('drain_worker',              '{admin}',                      false),
         ('grant_app',                 '{admin}',                      false),
         ('revoke_app',                '{admin}',                      false),
+        ('set_retention',             '{admin}',                      false),
+        ('drop_retention',            '{admin}',                      false),
+        ('delete',                    '{admin}',                      false),
+        ('retain',                    '{admin}',                      false),
+        ('choose_runs',               '{admin}',                      false),
+        ('archived_rows',             '{admin}',                      false),
+        ('remove_chosen',             '{admin}',                      false),
+        ('expire_keys',               '{admin}',                      false),
+        ('retain_plan',               '{reader,admin}',               false),
+        ('why_kept',                  '{reader,admin}',               false),
         -- what workers live by
         ('register_worker',           '{worker}',                     false),
         ('heartbeat',                 '{worker}',                     false),
@@ -48,6 +58,8 @@ as $$
         ('record_transaction',        '{worker}',                     false),
         ('record_failed_transaction', '{worker}',                     false),
         ('tell',                      '{worker}',                     false),
+        ('house_due',                 '{worker}',                     false),
+        ('keep_house',                '{worker}',                     false),
         -- who waits, or wonders
         ('listen',                    '{client,worker,reader,admin}', false),
         ('unlisten',                  '{client,worker,reader,admin}', false),
@@ -73,7 +85,8 @@ as $$
         ('fleet_tasks',               '{reader,admin}',               true),
         ('fleet_workers',             '{reader,admin}',               true),
         ('fleet_versions',            '{reader,admin}',               true),
-        ('fleet_rates',               '{reader,admin}',               true)
+        ('fleet_rates',               '{reader,admin}',               true),
+        ('oldest_waits',              '{reader,admin}',               true)
       ) as x (name, roles, reads)
 $$;
 
@@ -96,12 +109,13 @@ as $$
         ('pause',          '{client,worker,reader,admin}'), ('pauses',      '{client,worker,reader,admin}'),
         ('version',        '{client,worker,reader,admin}'), ('versions',    '{client,worker,reader,admin}'),
         ('worker',         '{client,worker,reader,admin}'), ('workers',     '{client,worker,reader,admin}'),
+        ('retention',      '{reader,admin}'),               ('retentions',  '{reader,admin}'),
         ('app_member',     '{client,worker,reader,admin}'), ('members',     '{reader,admin}'),
         ('audit_entry',    '{reader,admin}'),               ('audit',       '{reader,admin}'),
         ('workflow',       '{client,worker,reader,admin}'),
         ('run_key',        '{client,worker,reader,admin}'),
         ('drain_request',  '{client,worker,reader,admin}'),
-        ('wait',           '{reader,admin}'),
+        ('wait',           '{reader,admin}'),               ('waits',       '{reader,admin}'),
         ('cancel_request', '{reader,admin}'),
         ('arrival',        '{worker,reader,admin}'),
         -- what level the database is at
