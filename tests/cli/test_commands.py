@@ -246,3 +246,14 @@ def test_no_database_is_a_configuration_error(server: Server) -> None:
     assert "Set ROWLOCK_DATABASE_URL" in done.stderr
     given = rowlock("migrate", "--plan", "--database-url", server.url("template1"))
     assert given.returncode == 0
+
+
+def test_migrate_makes_the_roles_and_says_so(database: str) -> None:
+    first = rowlock_json("migrate", "--roles", database=database)
+    assert set(first["roles"]) <= {
+        f"rowlock_{name}" for name in ("client", "worker", "reader", "admin")
+    }
+    again = rowlock("migrate", "--roles", database=database)
+    assert "the roles are there, with their rights" in again.stdout
+    assert rowlock("migrate", "--roles", "--plan", database=database).returncode == 2
+    assert query(database, "select to_regrole('rowlock_worker') is not null") == [(True,)]

@@ -8,8 +8,6 @@ backlog say what they should cost. Costs are buffers touched, which no busy mach
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -44,6 +42,7 @@ from rowlock.store.statements import (
     TEND,
     Claimed,
 )
+from store.costs import Cost, cost_of
 from store.races.sessions import (
     APP,
     Connections,
@@ -134,13 +133,6 @@ select clock_timestamp(), 1, %(run)s || ':1:' || n from generate_series(1, %(n)s
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    buffers: int
-    scanned: set[str]
-    """Ledgers that were read from end to end."""
-
-
 class Backlog:
     """A database with so many ready, waiting, scheduled and finished runs, and a worker."""
 
@@ -178,36 +170,8 @@ class Backlog:
 
     def cost(self, statement: Statement[Any], given: dict[str, Any]) -> Cost:
         """What a call costs when its plans are made; nothing of it remains."""
-        with self._undone():
-            self.worker.connection.execute(statement.sql.encode(), given)
-        with self._undone():
-            before = self._scans()
-            [plan] = self.worker.connection.execute(
-                b"explain (analyze, buffers, format json) " + statement.sql.encode(), given
-            ).fetchone() or [None]
-            after = self._scans()
-        top = plan[0]["Plan"]
-        buffers = sum(
-            top[f"{kind} {what} Blocks"]
-            for kind in ("Shared", "Local", "Temp")
-            for what in (("Hit", "Read") if kind == "Shared" else ("Read", "Written"))
-            if f"{kind} {what} Blocks" in top
-        )
-        return Cost(buffers, {name for name in LEDGERS if after[name] > before[name]})
-
-    def _scans(self) -> dict[str, int]:
-        rows = self.worker.run(
-            "select relname, seq_scan from pg_stat_xact_user_tables where schemaname = 'rowlock'"
-        )
-        return {str(name): int(count or 0) for name, count in rows}
-
-    @contextmanager
-    def _undone(self) -> Iterator[None]:
-        self.worker.begin()
-        try:
-            yield
-        finally:
-            self.worker.rollback()
+        cost = cost_of(self.worker, statement.sql, given)
+        return Cost(cost.buffers, cost.scanned & set(LEDGERS))
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +209,7 @@ def claim_of_a_version_without_work(backlog: Backlog) -> tuple[Statement[Any], d
 
 
 def heartbeat(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
-    return HEARTBEAT, {"worker": backlog.worker.worker_id, "lease": 30.0}
+    return HEARTBEAT, {"worker": backlog.worker.worker_id, "lease": 30.0, "doing": None}
 
 
 def history(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
@@ -360,6 +324,16 @@ def a_ready_run(backlog: Backlog) -> UUID:
     return run
 
 
+def control(call: str, which: Callable[[Backlog], UUID] = a_ready_run) -> Call:
+    """A function of control, of one run."""
+
+    def called(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
+        statement = Statement(call, f"select rowlock.{call}", lambda row: row)
+        return statement, {"run": which(backlog), "worker": backlog.worker.worker_id}
+
+    return called
+
+
 def rewind(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
     return REWIND, {"run": backlog.finished[0], "place": "2", "input": None}
 
@@ -442,6 +416,19 @@ CALLS: dict[str, Call] = {
     "cancel before it began": cancel(a_ready_run),
     "cancel of a sleeper": cancel(lambda backlog: backlog.asleep[0]),
     "cancel of a run at work": cancel(lambda backlog: backlog.mine[0].run_id),
+    "reprioritise": control("reprioritise(%(run)s, 7)"),
+    "reprioritise a run at work": control(
+        "reprioritise(%(run)s, 7)", lambda backlog: backlog.mine[0].run_id
+    ),
+    "reschedule": control("reschedule(%(run)s, now() + interval '1 hour')"),
+    "move": control("move(%(run)s, 'other')"),
+    "move a sleeper": control("move(%(run)s, 'other')", lambda backlog: backlog.asleep[0]),
+    "drain_worker": control("drain_worker(%(worker)s)"),
+    "pause": control("pause(workflow => 'fulfil')"),
+    "unpause": control("unpause(workflow => 'fulfil')"),
+    "fork with its children": control(
+        "fork(%(run)s, children => true)", lambda backlog: backlog.mine[0].run_id
+    ),
     "rewind": rewind,
     "fork": fork(lambda backlog: backlog.finished[0], None),
     "fork at a place": fork(lambda backlog: backlog.mine[0].run_id, "2"),
@@ -510,6 +497,65 @@ def test_a_call_costs_the_same_at_a_deep_backlog(
 def test_a_claim_of_ten_touches_few_buffers(backlogs: tuple[Backlog, Backlog]) -> None:
     _, deep = backlogs
     assert deep.cost(*claim(deep)).buffers <= 400
+
+
+@pytest.mark.parametrize("paused", ["'other'", "workflow => 'invoice'"])
+def test_a_claim_costs_little_more_while_something_else_is_paused(
+    backlogs: tuple[Backlog, Backlog], paused: str
+) -> None:
+    _, deep = backlogs
+    plain = deep.cost(*claim(deep)).buffers
+    admin = deep.world.anybody
+    admin.run(f"select rowlock.pause({paused})")
+    try:
+        beside = deep.cost(*claim(deep))
+    finally:
+        admin.run(f"select rowlock.unpause({paused})")
+        admin.tend()
+    assert beside.scanned == set()
+    # It looks at the first hundreds in the queue for runs of a paused workflow.
+    assert beside.buffers <= plain + FEW + (600 if "workflow" in paused else 0), plain
+
+
+def test_a_claim_before_a_deep_backlog_of_a_paused_workflow_costs_a_batch(
+    backlogs: tuple[Backlog, Backlog],
+) -> None:
+    _, deep = backlogs
+    admin = deep.world.anybody
+    admin.run("select rowlock.pause(workflow => 'fulfil')")
+    try:
+        cost = deep.cost(*claim(deep))
+    finally:
+        admin.run("select rowlock.unpause(workflow => 'fulfil')")
+        admin.tend()
+    assert cost.scanned == set()
+    assert cost.buffers <= 2000 * 40  # of 100,000; its own writes among them
+
+
+def test_tending_passes_by_what_is_set_aside_while_the_pause_goes_on(
+    backlogs: tuple[Backlog, Backlog],
+) -> None:
+    _, deep = backlogs
+    admin = deep.world.anybody
+    plain = deep.cost(*tend_with_nothing_to_do(deep)).buffers
+    admin.run("select rowlock.pause(workflow => 'fulfil')")
+    admin.run(
+        "update rowlock.task set state = 'blocked', reason = '{\"kind\": \"paused\"}'"
+        " where run_id in (select run_id from rowlock.task where state = 'waiting' limit 20000)"
+    )
+    try:
+        beside = deep.cost(*tend_with_nothing_to_do(deep))
+        admin.run("select rowlock.unpause(workflow => 'fulfil')")
+        lifts = deep.cost(TEND, {"limit": 50, "max_takeovers": 3})
+    finally:
+        admin.run(
+            "update rowlock.task set state = 'waiting', reason = null where state = 'blocked'"
+        )
+        admin.tend()
+    # What was set aside left dead entries in the index of what falls due; all have 333 pages.
+    assert beside.buffers <= plain + 4 * FEW
+    assert lifts.scanned == set()
+    assert lifts.buffers <= plain + 50 * 40, "what it did, not what there is"
 
 
 DISTURB = {

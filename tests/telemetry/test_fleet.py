@@ -220,8 +220,8 @@ async def test_rates_read_no_more_of_a_long_history(world: World, fleet: FleetRe
     )
     fresh.commit()
     fetched = {name: rows for name, scans, rows in read if scans == 0}
-    # The planner itself looks at the ends of an index.
-    assert fetched["outcome"] <= 1_000 + FEW
+    # A thousand are found in two looks, then read. The planner itself looks at an index's ends.
+    assert fetched["outcome"] <= 3 * 1_000 + FEW
     assert fetched["run"] <= 10_000 + FEW
     [rate, _] = (await fleet.read()).rates
     assert rate.mean_run_seconds == pytest.approx(2)

@@ -12,15 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = [*(ROOT / "engine/src").rglob("*.py"), *(ROOT / "loadtest/src").rglob("*.py")]
 SQL_FILES = sorted((ROOT / "engine/src/rowlock/store").rglob("*.sql"))
-PUBLIC_FUNCTIONS = {
-    "start",
-    "start_many",
-    "resume",
-    "promote",
-    "current_version",
-    "get_event",
-    "emit",
-}
+RIGHTS = (ROOT / "engine/src/rowlock/store/functions/zz_rights.sql").read_text()
+PUBLIC_FUNCTIONS = set(re.findall(r"\('(\w+)', +'\{", RIGHTS))
 
 
 def name(path: Path) -> str:
@@ -30,7 +23,9 @@ def name(path: Path) -> str:
 @pytest.mark.parametrize("path", SQL_FILES, ids=name)
 def test_every_sql_file_says_what_it_does_and_why(path: Path) -> None:
     header = [line for line in path.read_text().splitlines() if not line.startswith("-- minimum")]
-    name_of_file = path.stem if path.parent.name == "migrations" else path.stem.removeprefix("000_")
+    name_of_file = (
+        path.stem if path.parent.name == "migrations" else re.sub(r"^(\d{3}|zz)_", "", path.stem)
+    )
     assert header[0].startswith(f"-- {name_of_file}") or f" {name_of_file}" in header[0]
     comments = [line for line in header[:12] if line.startswith("-- ")]
     assert len(" ".join(comments)) > 60

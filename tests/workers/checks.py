@@ -45,13 +45,42 @@ CHECKS = {
          where not exists (select from rowlock.run r where r.id = o.run_id)""",
     "a key points to no run": """
         select key from rowlock.run_key k
-         where not exists (select from rowlock.run r where r.id = k.run_id)""",
+         where k.expires_at is null
+           and not exists (select from rowlock.run r where r.id = k.run_id)""",
+    "a key expires although its run is there": """
+        select key from rowlock.run_key k
+         where k.expires_at is not null
+           and exists (select from rowlock.run r where r.id = k.run_id)""",
+    "something is left of a run that was removed": """
+        select x.run_id, x.what from (
+            select run_id, 'generation' as what from rowlock.generation
+            union all select run_id, 'message' from rowlock.message
+            union all select run_id, 'event' from rowlock.event
+            union all select run_id, 'stream entry' from rowlock.stream_entry
+            union all select run_id, 'wait' from rowlock.wait
+            union all select run_id, 'adoption' from rowlock.adoption
+            union all select parent_id, 'adoption' from rowlock.adoption
+            union all select split_part(name, ':', 1)::uuid, 'arrival' from rowlock.arrival) x
+         where not exists (select from rowlock.run r where r.id = x.run_id)""",
+    "a child was removed before its parent": """
+        select s.run_id, s.place from rowlock.step s
+         where s.kind = 'child' and s.error is null
+           and not exists (select from rowlock.run c where c.id = (s.output #>> '{}')::uuid)
+           -- a parent that has begun anew since reads it no more
+           and not exists (select from rowlock.outcome o
+                            where o.run_id = s.run_id and o.generation >= s.generation
+                              and o.status = 'continued')""",
+    "a run waits for one that was removed": """
+        select w.run_id, w.on_run_id from rowlock.wait w
+         where w.on_run_id is not null
+           and not exists (select from rowlock.run r where r.id = w.on_run_id)""",
     "a child was started twice for one place": """
         select parent_id, parent_place from rowlock.run where parent_id is not null
          group by parent_id, parent_generation, parent_place, child_index having count(*) > 1""",
     "a child is not in its parent's history": """
         select c.id from rowlock.run c
          where c.parent_id is not null and c.key is null
+           and exists (select from rowlock.run p where p.id = c.parent_id)
            and not exists (select from rowlock.step s
                             where s.run_id = c.parent_id and s.generation = c.parent_generation
                               and s.place = c.parent_place

@@ -8,7 +8,7 @@ thread, because that is where his connection is.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
@@ -22,6 +22,7 @@ from rowlock.model.code import Code
 from rowlock.model.envelope import Chain, Codec
 from rowlock.settings import Settings
 from rowlock.starting import StartOptions
+from rowlock.store.controls import Explanation, QueueRow, VersionRow, WorkerRow
 from rowlock.store.statements import START_MANY, StepRow
 from rowlock.workflow import Workflow, WorkflowCall
 
@@ -57,6 +58,9 @@ class BlockingRun(Generic[R]):
 
     def steps(self) -> list[StepRow]:
         return self._client._wait(self._run.steps())
+
+    def explain(self) -> Explanation:
+        return self._client._wait(self._run.explain())
 
     def send(
         self, topic: str, value: Any = None, *, key: str | None = None, connection: Any = None
@@ -134,11 +138,25 @@ class BlockingRun(Generic[R]):
         *,
         call: WorkflowCall[R] | None = None,
         outcomes: Mapping[str, Any] | None = None,
+        version: str | None = None,
+        children: bool = False,
         connection: Any = None,
     ) -> BlockingRun[R]:
-        operation = operations.fork(self.id, self._client._client._codecs, place, call, outcomes)
+        codecs = self._client._client._codecs
+        operation = operations.fork(
+            self.id, codecs, place, call, outcomes, version=version, children=children
+        )
         run_id = self._client._do(operation, connection)
         return BlockingRun(self._client, Run(self._client._client, run_id, self._run._shape))
+
+    def reprioritise(self, priority: int, *, connection: Any = None) -> bool:
+        return self._client._do(operations.reprioritise(self.id, priority), connection)
+
+    def reschedule(self, at: datetime, *, connection: Any = None) -> bool:
+        return self._client._do(operations.reschedule(self.id, at), connection)
+
+    def move(self, queue: str, *, connection: Any = None) -> bool:
+        return self._client._do(operations.move(self.id, queue), connection)
 
 
 class BlockingClient:
@@ -240,9 +258,50 @@ class BlockingClient:
         """A page of runs, newest first; see :meth:`rowlock.client.Client.runs`."""
         return self._wait(self._client.runs(**filters))
 
-    def promote(self, version: str) -> None:
+    def queues(self) -> list[QueueRow]:
+        """The queues and what is in them; see :meth:`rowlock.client.Client.queues`."""
+        return self._wait(self._client.queues())
+
+    def workers(self) -> list[WorkerRow]:
+        """The worker processes."""
+        return self._wait(self._client.workers())
+
+    def versions(self) -> list[VersionRow]:
+        """The code versions that have registered, the newest first."""
+        return self._wait(self._client.versions())
+
+    def pause(
+        self,
+        *,
+        queue: str | None = None,
+        workflow: str | None = None,
+        reason: str | None = None,
+        connection: Any = None,
+    ) -> bool:
+        """Stop the claiming of runs; see :meth:`rowlock.client.Client.pause`."""
+        app = self._client._named_app("pause")
+        return self._do(operations.pause(app, queue, workflow, reason), connection)
+
+    def unpause(
+        self, *, queue: str | None = None, workflow: str | None = None, connection: Any = None
+    ) -> bool:
+        """End a pause that was made with the same arguments; whether there was one."""
+        app = self._client._named_app("unpause")
+        return self._do(operations.unpause(app, queue, workflow), connection)
+
+    def promote(self, version: str, *, connection: Any = None) -> None:
         """Let a registered version take all runs that are not pinned yet."""
-        self._wait(self._client.promote(version))
+        app = self._client._named_app("promote")
+        self._do(operations.promote(app, version), connection)
+
+    def retire(self, version: str, *, connection: Any = None) -> bool:
+        """Let a version that has nothing more to do never become current again."""
+        app = self._client._named_app("retire")
+        return self._do(operations.retire(app, version), connection)
+
+    def drain_worker(self, worker_id: int, *, connection: Any = None) -> bool:
+        """Let a worker take no new runs, for good; those it has go on."""
+        return self._do(operations.drain_worker(worker_id), connection)
 
 
 async def _next(entries: AsyncIterator[StreamEntry[Any]]) -> StreamEntry[Any] | None:

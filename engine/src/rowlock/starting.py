@@ -68,11 +68,6 @@ def start_parameters(
     attributes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The parameters of START. Raises ConfigurationError, InvalidValue."""
-    if start_at is not None and start_at.utcoffset() is None:
-        raise ConfigurationError(
-            f"start_at is {start_at.isoformat()}, which has no time zone: which moment is that? "
-            "Give an aware datetime, such as datetime.now(UTC) + …"
-        )
     return {
         "workflow": workflow,
         "input": input,
@@ -81,11 +76,21 @@ def start_parameters(
         "app": app,
         "priority": priority,
         "delay": None if delay is None else seconds_of(delay),
-        "start_at": start_at,
+        "start_at": None if start_at is None else aware(start_at, "start_at"),
         "deadline": None if deadline is None else seconds_of(deadline),
         "attributes": None if attributes is None else ATTRIBUTES.store(dict(attributes)),
         "trace_context": propagation.outgoing(),
     }
+
+
+def aware(moment: datetime, what: str) -> datetime:
+    """The same. Raises ConfigurationError when it is not known which moment that is."""
+    if moment.utcoffset() is None:
+        raise ConfigurationError(
+            f"{what} is {moment.isoformat()}, which has no time zone: which moment is that? "
+            "Give an aware datetime, such as datetime.now(UTC) + …"
+        )
+    return moment
 
 
 def start_sql(parameters: Mapping[str, Any], style: Style) -> Sql:

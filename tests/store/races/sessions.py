@@ -244,7 +244,9 @@ class Session:
         self.call(REWIND, run=run, place=place, input=None)
 
     def fork(self, run: UUID, place: str | None = None) -> UUID:
-        [new] = self.call(FORK, run=run, place=place, input=None, outcomes=None)
+        [new] = self.call(
+            FORK, run=run, place=place, input=None, outcomes=None, version=None, children=False
+        )
         return new
 
     def record_transaction(self, claimed: Claimed, place: str, output: str = '"mine"') -> None:
@@ -332,13 +334,18 @@ class Worker(Session):
         self.worker_id = worker_id
 
     def claim(
-        self, want: int = 100, *, queues: list[str] | None = None, listening: bool = False
+        self,
+        want: int = 100,
+        *,
+        queues: list[str] | None = None,
+        listening: bool = False,
+        version: str = "",
     ) -> list[Claimed]:
         return self.call(
             CLAIM,
             worker=self.worker_id,
             app=APP,
-            version="",
+            version=version,
             queues=queues,
             want=want,
             listening=listening,
@@ -378,7 +385,9 @@ class Worker(Session):
         return [verdicts[number] for number in range(len(entries))]
 
     def heartbeat(self, lease_s: float = 30.0) -> Owned | None:
-        return next(iter(self.call(HEARTBEAT, worker=self.worker_id, lease=lease_s)), None)
+        return next(
+            iter(self.call(HEARTBEAT, worker=self.worker_id, lease=lease_s, doing=None)), None
+        )
 
     def leave(self) -> int:
         return self.call(LEAVE, worker=self.worker_id)[0]

@@ -71,6 +71,12 @@ CHECKS = checks.CHECKS | {
         select c.run_id from rowlock.cancel_request c
          where not exists (select from rowlock.task t
                             where t.run_id = c.run_id and rowlock.is_meant(c, t.generation))""",
+    "a run is set aside for a pause that is over": """
+        select t.run_id from rowlock.task t
+         where t.state = 'blocked' and rowlock.is_paused(t.reason)
+           and not exists (select from rowlock.pause p
+                            where p.app = t.app and p.workflow = t.workflow)""",
+    "the end of a pause was left behind": "select app, workflow from rowlock.pause",
     "a note was left behind": "select run_id, on_run_id from rowlock.wake",
     "a run sleeps although its group has ended": """
         select t.run_id from rowlock.task t
@@ -149,8 +155,12 @@ def caller(hammer: Hammer, session: Session, number: int) -> None:
     while hammer.goes_on():
         run = dice.choice(hammer.runs)
         call = dice.choices(
-            ["send", "set_event", "emit", "cancel", "force", "retry", "resume", "rewind", "fork"],
-            [8, 4, 2, 1.5, 0.5, 5, 5, 2, 0.1],
+            [
+                *("send", "set_event", "emit", "cancel", "force"),
+                *("retry", "resume", "rewind", "fork", "fork with children"),
+                *("move", "reprioritise", "reschedule", "pause", "unpause"),
+            ],
+            [8, 4, 2, 1.5, 0.5, 5, 5, 2, 0.1, 0.1, 1, 1, 1, 0.5, 2],
         )[0]
         message = None
         try:
@@ -176,6 +186,23 @@ def caller(hammer: Hammer, session: Session, number: int) -> None:
                     session.rewind(run, str(dice.randint(1, 6)))
                 case "fork":
                     session.fork(run)
+                case "fork with children":
+                    session.run("select rowlock.fork(%s, children => true)", run)
+                case "move":
+                    session.run(
+                        "select rowlock.move(%s, %s)", run, dice.choice(["default", "other"])
+                    )
+                case "reprioritise":
+                    session.run("select rowlock.reprioritise(%s, %s)", run, dice.randint(0, 100))
+                case "reschedule":
+                    session.run(
+                        "select rowlock.reschedule(%s, clock_timestamp() + %s * interval '1 ms')",
+                        run,
+                        dice.randint(-20, 20),
+                    )
+                case "pause" | "unpause":
+                    workflow = dice.choice(["fulfil", "invoice"])
+                    session.run(f"select rowlock.{call}(workflow => %s)", workflow)
             session.run("select pg_sleep(%s)", dice.choice([0, 0.002, 0.01, 0.25]) * dice.random())
             if dice.random() < 0.75:
                 session.commit()
@@ -402,6 +429,7 @@ def test_whatever_meets_nothing_is_lost_and_nobody_waits(server: Server, templat
         assert _broken(url, whole=False) == {}
 
         # Now everybody ends what he gets; in the end only those sleep who wait for what never came.
+        world.anybody.run("select rowlock.unpause(workflow => name) from rowlock.workflow")
         quiet = 0
         while quiet < 3:
             for owner in owners:

@@ -88,9 +88,50 @@ def resumes_a_run(stranger: Session, world: World) -> None:
     stranger.run("select rowlock.resume(run_id) from rowlock.runs where status = 'blocked' limit 1")
 
 
+def moves_a_ready_run(stranger: Session, world: World) -> None:
+    stranger.run(
+        "select rowlock.move(run_id, 'other') from rowlock.task where state = 'ready' limit 1"
+    )
+
+
+def reprioritises_a_run_at_work(stranger: Session, world: World) -> None:
+    stranger.run(
+        "select rowlock.reprioritise(run_id, 1) from rowlock.task where state = 'running' limit 1"
+    )
+
+
+def reschedules_a_run(stranger: Session, world: World) -> None:
+    stranger.run(
+        "select rowlock.reschedule(run_id, now() + interval '1 hour') from rowlock.task"
+        " where state = 'ready' limit 1"
+    )
+
+
+def pauses_everything(stranger: Session, world: World) -> None:
+    stranger.run("select rowlock.pause(name, app => app) from rowlock.queue")
+    stranger.run("select rowlock.pause(workflow => name, app => app) from rowlock.workflow")
+    stranger.run("select rowlock.pause(app => 'shop')")
+
+
+def drains_every_worker(stranger: Session, world: World) -> None:
+    stranger.run("select rowlock.drain_worker(id) from rowlock.worker")
+
+
+def promotes_and_retires(stranger: Session, world: World) -> None:
+    world.anybody.run("insert into rowlock.version (app, name) values ('shop', 'a'), ('shop', 'b')")
+    stranger.run("select rowlock.promote('shop', 'a')")
+    stranger.run("select rowlock.retire('shop', 'b')")
+
+
 @pytest.mark.parametrize(
     "leaves_open",
     [
+        moves_a_ready_run,
+        reprioritises_a_run_at_work,
+        reschedules_a_run,
+        pauses_everything,
+        drains_every_worker,
+        promotes_and_retires,
         starts_a_run,
         starts_with_a_key,
         starts_at_repeatable_read,
@@ -136,14 +177,15 @@ def test_everybody_elses_work_goes_on(
     tended = world.anybody.go(world.anybody.tend)
     assert not tended.waits()
     assert tended.result().promoted >= (1 if held == "holds_a_sleeping_task" else 2)
-    assert tended.result().taken_over >= (1 if held == "holds_a_running_task" else 2)
+    holds_one_at_work = held in ("holds_a_running_task", "reprioritises_a_run_at_work")
+    assert tended.result().taken_over >= (1 if holds_one_at_work else 2)
     passes(busy, busy.heartbeat)
 
     entries: list[Entry] = [step(parent, "1"), child(mine[4], "1"), finish(mine[5])]
     flush = busy.go(lambda: busy.journal(*entries))
     assert not flush.waits()
     written = [flush.result().of(entry) for entry in entries].count("written")
-    assert written >= (2 if held == "holds_a_running_task" else 3)
+    assert written >= (2 if holds_one_at_work else 3)
     sleeps = suspend(parent, watched.run_id)
     passes(busy, lambda: busy.journal(sleeps))
 
@@ -155,6 +197,22 @@ def test_everybody_elses_work_goes_on(
     passes(dead, dead.heartbeat)
     passes(fresh, fresh.leave)
     stranger.rollback()
+
+
+@pytest.mark.parametrize("call", ["promote", "retire"])
+def test_a_worker_registers_beside_an_open_change_of_its_version(world: World, call: str) -> None:
+    world.anybody.run(
+        "insert into rowlock.version (app, name) values ('shop', 'v1'), ('shop', 'v2')"
+    )
+    stranger = world.session("stranger").begin()
+    stranger.run(f"select rowlock.{call}('shop', 'v1')")
+    registers = world.anybody.go(
+        lambda: world.anybody.run(
+            "select rowlock.register_worker('shop', 'v1', 'h', 1, 1, null, interval '1 hour')"
+        )
+    )
+    assert not registers.waits()
+    registers.result()
 
 
 def test_a_start_waits_only_for_its_own_key(world: World) -> None:

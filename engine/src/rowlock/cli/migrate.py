@@ -6,6 +6,7 @@ Reads and writes: store/migrate.py.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -15,6 +16,7 @@ from rowlock.cli.output import print_json
 from rowlock.errors import SchemaTooNew, SchemaTooOld
 from rowlock.settings import Settings
 from rowlock.store import migrate
+from rowlock.store.roles import make_roles
 
 
 @click.command("migrate")
@@ -26,10 +28,20 @@ from rowlock.store import migrate
     metavar="FILE",
     help="When it is done, write the level that was reached there, as JSON.",
 )
+@click.option(
+    "--roles",
+    is_flag=True,
+    help="Make the roles rowlock_client, _worker, _reader and _admin too, with their rights.",
+)
 @database_options
 @json_option
 def migrate_command(
-    plan: bool, check: bool, report: str | None, database_url: str | None, as_json: bool
+    plan: bool,
+    check: bool,
+    report: str | None,
+    roles: bool,
+    database_url: str | None,
+    as_json: bool,
 ) -> None:
     """Bring the database to the schema this version needs.
 
@@ -40,6 +52,7 @@ def migrate_command(
     Example:
       rowlock migrate
       rowlock migrate --check && rowlock worker shop:app
+      rowlock migrate --roles
 
     \b
     Exit codes:
@@ -51,13 +64,21 @@ def migrate_command(
     """
     if plan and check:
         raise click.UsageError("--plan and --check are two questions: ask one at a time.")
+    if roles and (plan or check):
+        raise click.UsageError("--roles makes roles; --plan and --check only look.")
     settings = settings_of(database_url)
     if check:
         _check(settings, as_json)
         return
     done = migrate.plan(settings) if plan else migrate.migrate(settings)
     key = "pending" if plan else "applied"
-    facts = {"level": done.level, "needed": migrate.LEVEL, key: list(done.applied)}
+    facts: dict[str, Any] = {
+        "level": done.level,
+        "needed": migrate.LEVEL,
+        key: list(done.applied),
+    }
+    if roles:
+        facts["roles"] = list(make_roles(settings))
     if report is not None:
         Path(report).write_bytes(msgspec.json.encode(facts))
     if as_json:
@@ -69,6 +90,9 @@ def migrate_command(
         click.echo(f"nothing to do: the database is at level {done.level}")
     elif not plan:
         click.echo(f"the database is at level {done.level}")
+    if roles:
+        made = ", ".join(facts["roles"])
+        click.echo(f"made {made}" if made else "the roles are there, with their rights")
 
 
 def _check(settings: Settings, as_json: bool) -> None:

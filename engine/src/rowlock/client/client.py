@@ -3,8 +3,8 @@
 Every operation is a call of the database function of the same name: what the client can do, SQL
 can do. A start may ride in the caller's own transaction, whatever his driver.
 
-Reads and writes: store's START, START_MANY, LIST_RUNS, ENDED_OR_UNKNOWN, EVENTS, STREAMS, PROMOTE,
-SHOW_APP; what the handles do, see client/run.py.
+Reads and writes: store's START, START_MANY, LIST_RUNS, ENDED_OR_UNKNOWN, EVENTS, STREAMS,
+SHOW_APP, QUEUES, WORKERS, VERSIONS; what the handles do, see client/run.py.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from uuid import UUID
 
 import msgspec
 
+from rowlock.client import operations
 from rowlock.client.connections import rows_on
 from rowlock.client.news import News, Watch
 from rowlock.client.operations import Operation
@@ -41,11 +42,18 @@ from rowlock.model.states import Outcome, TaskState
 from rowlock.settings import Settings
 from rowlock.starting import ATTRIBUTES, StartOptions, start_parameters
 from rowlock.store.connection import Backoff, SessionPool, Statement
+from rowlock.store.controls import (
+    QUEUES,
+    VERSIONS,
+    WORKERS,
+    QueueRow,
+    VersionRow,
+    WorkerRow,
+)
 from rowlock.store.statements import (
     ENDED_OR_UNKNOWN,
     EVENTS,
     LIST_RUNS,
-    PROMOTE,
     SHOW_APP,
     START,
     START_MANY,
@@ -78,6 +86,7 @@ class RunFilters(TypedDict, total=False):
     status: str | None
     workflow: str | None
     queue: str | None
+    version: str | None
     key: str | None
     parent: UUID | None
     attributes: Mapping[str, Any] | None
@@ -264,6 +273,7 @@ class Client:
         status: str | None = None,
         workflow: str | None = None,
         queue: str | None = None,
+        version: str | None = None,
         key: str | None = None,
         parent: UUID | None = None,
         attributes: Mapping[str, Any] | None = None,
@@ -282,6 +292,7 @@ class Client:
             "status": status,
             "workflow": workflow,
             "queue": queue,
+            "version": version,
             "key": key,
             "parent": parent,
             "attributes": None if attributes is None else ATTRIBUTES.store(dict(attributes)),
@@ -291,11 +302,58 @@ class Client:
             "limit": limit,
         }
 
-    async def promote(self, version: str) -> None:
+    async def queues(self) -> list[QueueRow]:
+        """The queues and what is in them. Reads all unfinished runs: not for every second."""
+        return await self._read(QUEUES, {"app": self._app})
+
+    async def workers(self) -> list[WorkerRow]:
+        """The worker processes."""
+        return await self._read(WORKERS, {"app": self._app})
+
+    async def versions(self) -> list[VersionRow]:
+        """The code versions that have registered, the newest first."""
+        return await self._read(VERSIONS, {"app": self._app})
+
+    # --- holding back, and rolling out
+
+    async def pause(
+        self,
+        *,
+        queue: str | None = None,
+        workflow: str | None = None,
+        reason: str | None = None,
+        connection: Any = None,
+    ) -> bool:
+        """Stop the claiming of runs of a queue, a workflow, or (neither) all of the app.
+
+        Runs that run go on until they next wait. Whether it was not paused before. Raises Refused.
+        """
+        operation = operations.pause(self._named_app("pause"), queue, workflow, reason)
+        return await self._do(operation, connection)
+
+    async def unpause(
+        self, *, queue: str | None = None, workflow: str | None = None, connection: Any = None
+    ) -> bool:
+        """End a pause that was made with the same arguments; whether there was one."""
+        operation = operations.unpause(self._named_app("unpause"), queue, workflow)
+        return await self._do(operation, connection)
+
+    async def promote(self, version: str, *, connection: Any = None) -> None:
         """Let a registered version take all runs that are not pinned yet. Raises Refused."""
+        await self._do(operations.promote(self._named_app("promote"), version), connection)
+
+    async def retire(self, version: str, *, connection: Any = None) -> bool:
+        """Let a version that has nothing more to do never become current again. Raises Refused."""
+        return await self._do(operations.retire(self._named_app("retire"), version), connection)
+
+    async def drain_worker(self, worker_id: int, *, connection: Any = None) -> bool:
+        """Let a worker take no new runs, for good; those it has go on. Raises Refused."""
+        return await self._do(operations.drain_worker(worker_id), connection)
+
+    def _named_app(self, what: str) -> str:
         if self._app is None:
-            raise ConfigurationError("promote needs the app: Client(url, app=…)")
-        await self._do(Operation(PROMOTE, {"app": self._app, "version": version}))
+            raise ConfigurationError(f"{what} needs the app: Client(url, app=…)")
+        return self._app
 
     # --- how it asks
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
@@ -17,10 +17,21 @@ import msgspec
 from rowlock.model.commands import seconds_of
 from rowlock.model.envelope import Codecs
 from rowlock.model.values import Shape
+from rowlock.starting import aware
 from rowlock.store.connection import Statement
+from rowlock.store.controls import (
+    DRAIN_WORKER,
+    MOVE,
+    PAUSE,
+    REPRIORITISE,
+    RESCHEDULE,
+    RETIRE,
+    UNPAUSE,
+)
 from rowlock.store.statements import (
     CANCEL,
     FORK,
+    PROMOTE,
     RESUME,
     RETRY,
     REWIND,
@@ -84,6 +95,9 @@ def fork(
     place: str | None,
     call: WorkflowCall[Any] | None,
     outcomes: Mapping[str, Any] | None,
+    *,
+    version: str | None,
+    children: bool,
 ) -> Operation[UUID]:
     edited = None
     if outcomes is not None:
@@ -94,8 +108,49 @@ def fork(
         edited = msgspec.json.encode(texts).decode()
     return Operation(
         FORK,
-        {"run": run_id, "place": place, "input": _input(call, codecs), "outcomes": edited},
+        {
+            "run": run_id,
+            "place": place,
+            "input": _input(call, codecs),
+            "outcomes": edited,
+            "version": version,
+            "children": children,
+        },
     )
+
+
+def reprioritise(run_id: UUID, priority: int) -> Operation[bool]:
+    return Operation(REPRIORITISE, {"run": run_id, "priority": priority})
+
+
+def reschedule(run_id: UUID, at: datetime) -> Operation[bool]:
+    return Operation(RESCHEDULE, {"run": run_id, "at": aware(at, "at")})
+
+
+def move(run_id: UUID, queue: str) -> Operation[bool]:
+    return Operation(MOVE, {"run": run_id, "queue": queue})
+
+
+def pause(
+    app: str | None, queue: str | None, workflow: str | None, reason: str | None
+) -> Operation[bool]:
+    return Operation(PAUSE, {"app": app, "queue": queue, "workflow": workflow, "reason": reason})
+
+
+def unpause(app: str | None, queue: str | None, workflow: str | None) -> Operation[bool]:
+    return Operation(UNPAUSE, {"app": app, "queue": queue, "workflow": workflow})
+
+
+def promote(app: str | None, version: str) -> Operation[None]:
+    return Operation(PROMOTE, {"app": app, "version": version})
+
+
+def retire(app: str | None, version: str) -> Operation[bool]:
+    return Operation(RETIRE, {"app": app, "version": version})
+
+
+def drain_worker(worker_id: int) -> Operation[bool]:
+    return Operation(DRAIN_WORKER, {"worker": worker_id})
 
 
 def _input(call: WorkflowCall[Any] | None, codecs: Codecs | None) -> str | None:

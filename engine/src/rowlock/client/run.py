@@ -19,6 +19,7 @@ from rowlock.model.commands import seconds_of
 from rowlock.model.failure import Failure
 from rowlock.model.states import Outcome, TaskState
 from rowlock.model.values import Shape
+from rowlock.store.controls import EXPLAIN, Explanation
 from rowlock.store.statements import RUN, STEPS, RunRow, StepRow
 from rowlock.workflow import WorkflowCall
 
@@ -163,6 +164,10 @@ class Run(Generic[R]):
         info = await self.info()
         return await self._client._read(STEPS, {"run": self.id, "generation": info.generation})
 
+    async def explain(self) -> Explanation:
+        """Why it is not running, or not done: what has to go first, and what to do about it."""
+        return (await self._client._read(EXPLAIN, {"run": self.id}))[0]
+
     # --- telling it something, and listening
 
     async def send(
@@ -290,13 +295,33 @@ class Run(Generic[R]):
         *,
         call: WorkflowCall[R] | None = None,
         outcomes: Mapping[str, Any] | None = None,
+        version: str | None = None,
+        children: bool = False,
         connection: Any = None,
     ) -> Run[R]:
         """Start a new run with a copy of its history up to ``place`` (without one: all of it).
 
         ``call``: a call of its workflow with other arguments. ``outcomes``: other outcomes by
-        place. The key is not copied. Raises InvalidValue as well.
+        place. ``version``: the code version that takes it, whatever the current one is.
+        ``children``: children that have not ended are forked with it, instead of being waited for
+        by both. The key is not copied. Raises InvalidValue as well.
         """
         codecs = self._client._codecs
-        operation = operations.fork(self.id, codecs, place, call, outcomes)
+        operation = operations.fork(
+            self.id, codecs, place, call, outcomes, version=version, children=children
+        )
         return Run(self._client, await self._client._do(operation, connection), self._shape)
+
+    # --- its place among the others
+
+    async def reprioritise(self, priority: int, *, connection: Any = None) -> bool:
+        """Give it another priority, 0 first to 100 last, from its next claim on; whether it had."""
+        return await self._client._do(operations.reprioritise(self.id, priority), connection)
+
+    async def reschedule(self, at: datetime, *, connection: Any = None) -> bool:
+        """Let it be claimed at another time (aware; a past one means now), if it is not begun."""
+        return await self._client._do(operations.reschedule(self.id, at), connection)
+
+    async def move(self, queue: str, *, connection: Any = None) -> bool:
+        """Put it into another queue of its app, while it is not running; whether it was in one."""
+        return await self._client._do(operations.move(self.id, queue), connection)

@@ -21,7 +21,7 @@ class TaskState(StrEnum):
     WAITING = "waiting"
     """Unloaded, until a timer falls due or what it waits for happens."""
     BLOCKED = "blocked"
-    """Needs a person or other code; the reason says which."""
+    """Needs a person or other code, or the end of a pause; the reason says which."""
 
 
 class Outcome(StrEnum):
@@ -37,8 +37,17 @@ class Outcome(StrEnum):
 
 
 TRANSITIONS: dict[TaskState, dict[str, TaskState | Outcome]] = {
-    TaskState.SCHEDULED: {"falls due": TaskState.READY, "cancel": Outcome.CANCELLED},
-    TaskState.READY: {"claim": TaskState.RUNNING, "cancel": Outcome.CANCELLED},
+    TaskState.SCHEDULED: {
+        "falls due": TaskState.READY,
+        "reschedule, to now": TaskState.READY,
+        "cancel": Outcome.CANCELLED,
+    },
+    TaskState.READY: {
+        "claim": TaskState.RUNNING,
+        "reschedule": TaskState.SCHEDULED,
+        "meet a pause": TaskState.BLOCKED,
+        "cancel": Outcome.CANCELLED,
+    },
     TaskState.RUNNING: {
         "suspend": TaskState.WAITING,
         "hand back": TaskState.READY,
@@ -56,5 +65,9 @@ TRANSITIONS: dict[TaskState, dict[str, TaskState | Outcome]] = {
         "wake, saved up": TaskState.SCHEDULED,
         "cancel": Outcome.CANCELLED,
     },
-    TaskState.BLOCKED: {"resume": TaskState.READY, "cancel": Outcome.CANCELLED},
+    TaskState.BLOCKED: {
+        "resume": TaskState.READY,
+        "end of the pause": TaskState.READY,
+        "cancel": Outcome.CANCELLED,
+    },
 }

@@ -8,8 +8,7 @@ was cancelled is not executed again by its replay.
 
 When the code is quiet and waits for nothing but parked requests (long timers, messages, other
 runs), the run is suspended: the journal puts its task to sleep, and the code is thrown away with
-Suspended. When it fails or is cancelled, what it registered with ``compensate`` is done, in
-reverse order, before the run ends.
+Suspended.
 
 Reads: model/history.py (what fits), the journal's verdicts.  Writes: through its Outbox.
 """
@@ -19,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Container, Iterable
+from collections.abc import Container, Coroutine, Iterable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Protocol
@@ -29,12 +28,10 @@ import msgspec
 
 from rowlock.errors import (
     Cancelled,
-    ContinueAsNew,
     DeadlineExceeded,
     InvalidValue,
     LeaseLost,
     MisplacedCall,
-    Nondeterminism,
     RunFailed,
     StepFailed,
     Suspended,
@@ -49,6 +46,7 @@ from rowlock.model.history import History, Locked, Misfit, Record, describe
 from rowlock.model.states import Outcome
 from rowlock.runtime import source, stopping
 from rowlock.runtime.branches import Branch, RunLoop, Spinning
+from rowlock.runtime.ending import UNDO, Ending
 from rowlock.runtime.in_flight import InFlight
 from rowlock.runtime.journal import EMPTY, LOST, RECORDED, REFUSED, UNDELIVERABLE, Journal
 from rowlock.runtime.outbox import Hanging, Outbox, raw
@@ -68,8 +66,6 @@ MOST_REFUSALS = 100
 
 MOST_PATIENCE_MS = 2000
 WATCHES_WITHOUT_PATIENCE = 8
-UNDO = "undo."
-"""Places of what compensates begin with this."""
 
 
 class Host(Protocol):
@@ -149,15 +145,12 @@ class Execution:
         )
         self._in_flight = InFlight(self, waits, outcomes or {})
         self._stopping = Stopping(self, stopped, grace_over)
-        self._undos: list[ExecuteStep] = []
-        self._failed_undos: list[tuple[str, BaseException]] = []
-        self._verdict: BaseException | None = None
-        """With what the run ends, once everything is undone."""
+        self._ending = Ending(self)
         self._emitting: set[Future[None]] = set()
         """Of entries that its steps wait to see written."""
         self._misfit: Misfit | None = None
         self._refusals = 0
-        self._ending = False
+        self._code_is_over = False
         self._pumping = False
 
     def __repr__(self) -> str:
@@ -166,12 +159,12 @@ class Execution:
     @property
     def is_over(self) -> bool:
         """Its code has ended, or is being thrown away."""
-        return self._ending or self.end is not None
+        return self._code_is_over or self.end is not None
 
     @property
     def is_ending(self) -> bool:
         """Its code runs no more; it only waits for the journal."""
-        return self._ending or bool(self.suspension)
+        return self._code_is_over or bool(self.suspension)
 
     @property
     def codecs(self) -> Codecs | None:
@@ -212,12 +205,12 @@ class Execution:
     @property
     def is_undoing(self) -> bool:
         """Its code has ended; what it did is being undone."""
-        return self._verdict is not None
+        return self._ending.is_undoing
 
     @property
     def has_undos(self) -> bool:
         """Something is registered to be undone."""
-        return bool(self._undos)
+        return self._ending.has_undos
 
     # --- life
 
@@ -226,14 +219,14 @@ class Execution:
         try:
             arguments = self.workflow.inputs.load(self.claimed.input)
         except UnreadableValue as error:
-            self._block(Locked("", error))
+            self._ending.block(Locked("", error))
             return
         except InvalidValue as error:
-            self._finish(Outcome.FAILED, error=error)
+            self._ending.refuse(error)
             return
         deadline_in = self.claimed.deadline_in
         if deadline_in is not None and deadline_in <= 0 and self.epoch == 1:
-            self._finish(Outcome.FAILED, error=DeadlineExceeded(self.workflow.name))
+            self._ending.refuse(DeadlineExceeded(self.workflow.name))
             return
         context = contextvars.copy_context()
         context.run(logs.enter, logs.Where(self.run_text, self.workflow.name))
@@ -253,26 +246,28 @@ class Execution:
 
     def stop(self, how: str) -> None:
         """Unload the run; without an entry that says otherwise, it goes on elsewhere."""
-        self._clock.call_soon(self._unload, how)
+        self._clock.call_soon(self.unload, how)
 
     def release(self) -> None:
         """Hand the run back, so that another worker goes on with it at once."""
-        if self.end is None and not self._ending:
-            self._ending = True
+        if self.end is None and not self._code_is_over:
+            self._code_is_over = True
             self.outbox.release(None, lambda _verdict, _detail: self.stop("released"))
 
     def lost(self) -> None:
         """Another worker owns this run, or nobody does."""
         if self.end is None:
-            if not self._ending:  # else we gave it away ourselves, and its last steps hear of it
-                log.warning("%s", LeaseLost(self.run_id, self.epoch), extra={"run": self.run_text})
+            if (
+                not self._code_is_over
+            ):  # else we gave it away ourselves, and its last steps hear of it
+                log.warning("%s", LeaseLost(self.run_id, self.epoch), extra=self.where)
             self.stop("lost")
 
     # --- what the run's code asks for
 
     def request(self, command: Command) -> asyncio.Future[Any]:
         """Called from the run's code: ask for something at the branch's next place."""
-        if self._ending or self.end is not None:
+        if self._code_is_over or self.end is not None:
             self._refusals += 1
             if self._refusals > MOST_REFUSALS:
                 # It catches whatever is raised and tries again, and would freeze the worker.
@@ -306,7 +301,7 @@ class Execution:
         """Run the code until it is quiet, deliver the next outcome, and so on."""
         self._pumping = False
         try:
-            while self._ending is False and self.end is None:
+            while not self._code_is_over and self.end is None:
                 self.loop.drive()
                 if self._misfit is not None:
                     raise self._misfit
@@ -334,11 +329,11 @@ class Execution:
                 del self._requests[result.request.place]
                 result.deliver()
         except Spinning as error:
-            self._ending = True
+            self._code_is_over = True
             self._cancel_branches()
-            self._finish(Outcome.FAILED, error=MisplacedCall(str(error)))
+            self._ending.refuse(MisplacedCall(str(error)))
         except Misfit as misfit:
-            self._block(misfit)
+            self._ending.block(misfit)
 
     def _deliver_record(self, record: Record) -> None:
         request = self._requests.get(record.place)
@@ -561,99 +556,50 @@ class Execution:
             refused = InvalidValue(request.command.shape.what, "", str(detail))
             self._in_flight.reopen(request)
             self.record_failure(request, Failure.of(refused))
-        elif not self._ending:  # not even an error can be recorded there
-            self._finish(Outcome.FAILED, error=result.error)
+        elif not self._code_is_over:  # not even an error can be recorded there
+            self._ending.refuse(result.error)
 
     # --- the end
 
     def _on_return(self, main: Branch) -> None:
         """The run's function has returned or raised; or all is undone."""
-        undone = self._verdict is not None
         error = asyncio.CancelledError() if main.cancelled() else main.exception()
-        undo = not undone and bool(self._undos) and self._is_failure(error)
+        undo = self._ending.will_undo(error)
         for record in self._history.undelivered():
             if record.place not in self._requests and not (undo and record.place.startswith(UNDO)):
                 end = "the end of the workflow"
                 raise Misfit(record.place, str(record), end, record.name)
-        self._ending = True
+        self._code_is_over = True
         self._cancel_branches()
-        if self._verdict is not None:
-            self._leave(self._verdict)
-        elif error is None:
-            self._succeed(main.result())
-        elif isinstance(error, ContinueAsNew):
-            self._continue(error)
+        if error is None:
+            self._ending.returned(main.result())
         else:
-            self._fail(error)
+            self._ending.raised(error)
 
-    @staticmethod
-    def _is_failure(error: BaseException | None) -> bool:
-        return error is not None and not isinstance(error, ContinueAsNew)
+    def code_ended(self) -> None:
+        """Nothing more is asked for; what stops it from outside is too late."""
+        self._code_is_over = True
+        self._stopping.close()
+        self.host.room_changed()
 
-    def _succeed(self, result: Any) -> None:
-        try:
-            output = self.workflow.result.store(result)
-        except InvalidValue as refused:
-            self._fail(refused)
-        else:
-            self._finish(Outcome.SUCCEEDED, output=output)
+    def stopped_with(self) -> Cancelled | DeadlineExceeded | None:
+        """Why its code got a CancelledError, if it came from outside."""
+        return self._stopping.error if self._stopping.is_delivered else None
 
-    def _continue(self, asked: ContinueAsNew) -> None:
-        if asked.workflow != self.workflow.name:
-            self._fail(
-                MisplacedCall(
-                    f"{asked.workflow}.continue_as_new was called in a run of "
-                    f"{self.workflow.name}: a run can only continue as itself. Start the other "
-                    "workflow as a child."
-                )
-            )
-        else:
-            self._finish(Outcome.CONTINUED, next_input=asked.input)
-
-    def _fail(self, error: BaseException) -> None:
-        """Undo what is to be undone, then end with this error."""
-        if isinstance(error, Suspended):
-            error = MisplacedCall("the workflow raised Suspended itself; that is Rowlock's")
-        elif isinstance(error, asyncio.CancelledError) and self._stopping.is_delivered:
-            error = self._stopping.error
-        if not self._undos:
-            self._leave(error)
-            return
-        self._verdict = error  # first: a thread of the dropped code may look at both
-        self._ending = False
-        self._stopping.close()  # what was done is undone however long that takes
-        self._main = self.loop.begin(self._undo(), self._context.copy(), UNDO)
+    def begin_undoing(self, undoing: Coroutine[Any, Any, None]) -> None:
+        """What the code did is undone in its place, however long that takes."""
+        self._code_is_over = False
+        self._stopping.close()
+        self._main = self.loop.begin(undoing, self._context.copy(), UNDO)
         self.schedule_pump()
-
-    async def _undo(self) -> None:
-        """Runs in the run's loop, as its code did: every undo is a step."""
-        while self._undos:
-            undo = self._undos.pop()
-            try:
-                await self.request(undo)
-            except Exception as error:
-                log.error(
-                    "the undo %s failed for good: %s: %s",
-                    undo.name,
-                    type(error).__name__,
-                    error,
-                    extra={"run": self.run_text, "workflow": self.workflow.name},
-                )
-                self._failed_undos.append((undo.name, error))
 
     def compensate(self, undo: ExecuteStep) -> None:
         """Called from the run's code: do this if the run fails or is cancelled.
 
         The thread of a sync workflow may still run when its code was dropped: that is too late.
         """
-        if not self._ending and not self.is_undoing:
-            self._undos.append(undo)
-
-    def _leave(self, error: BaseException) -> None:
-        """End with an error, and say what could not be undone."""
-        for name, why in self._failed_undos:
-            error.add_note(f"its undo {name} failed: {type(why).__name__}: {why}")
-        self._finish(stopping.outcome_of(error), error=error)
+        if not self._code_is_over and not self.is_undoing:
+            self._ending.register(undo)
 
     def cancel_code(self) -> None:
         """Let the run's function get a CancelledError where it waits."""
@@ -667,104 +613,24 @@ class Execution:
         log.warning(
             "the run's code was dropped: %s",
             "it was cancelled by force" if forced else "its time to clean up is over",
-            extra={"run": self.run_text, "workflow": self.workflow.name},
+            extra=self.where,
         )
-        self._ending = True
+        self._code_is_over = True
         self._drop_code()
-        if forced:
-            self._undos.clear()
-        self._fail(self._verdict or error)
+        self._ending.drop(error, forced=forced)
 
-    def _finish(
-        self,
-        status: Outcome,
-        *,
-        output: str | None = None,
-        error: BaseException | None = None,
-        next_input: str | None = None,
-    ) -> None:
-        self._ending = True
-        self._stopping.close()
-        self.host.room_changed()
-        failure = None if error is None else Failure.of(error)
-        if failure is not None:
-            self._context.copy().run(
-                log.warning,
-                "run %s of %s %s: %s: %s",
-                self.run_text,
-                self.workflow.name,
-                "failed" if status == Outcome.FAILED else f"was {status}",
-                failure.type,
-                failure.message,
-                extra={"run": self.run_text, "workflow": self.workflow.name},
-            )
-        text = None if failure is None else failure.to_json()
-        self.outbox.finish(
-            status,
-            output,
-            text,
-            partial(self._on_finished, status, failure),
-            next_input=next_input,
-        )
+    def age(self) -> float:
+        """Seconds since it was claimed for the first time."""
+        return self.claimed.age + self._clock.time() - self._loaded_at
 
-    def _on_finished(
-        self, status: Outcome, failure: Failure | None, verdict: str, detail: Any
-    ) -> None:
-        if self.end is not None:
-            return
-        if verdict == LOST:
-            self.lost()
-        elif verdict == REFUSED:
-            why = InvalidValue(f"the result of {self.workflow.name}", "", str(detail))
-            self._finish(Outcome.FAILED, error=why)
-        else:
-            age = self.claimed.age + self._clock.time() - self._loaded_at
-            self.host.observer.run_ended(self.claimed, status, age, failure)
-            self._unload("finished")
+    @property
+    def where(self) -> dict[str, str]:
+        """What a line of the log about it carries."""
+        return {"run": self.run_text, "workflow": self.workflow.name}
 
-    def _block(self, misfit: Misfit) -> None:
-        """This code must not go on with this history, or can't read it."""
-        self._ending = True
-        reason = self._reason_of(misfit)
-        self._context.copy().run(
-            log.error,
-            "%s",
-            reason["message"],
-            extra={"run": self.run_text, "workflow": self.workflow.name},
-        )
-        self.outbox.release(
-            msgspec.json.encode(reason), lambda _verdict, _detail: self.stop("blocked")
-        )
-
-    def _reason_of(self, misfit: Misfit) -> dict[str, Any]:
-        if isinstance(misfit, Locked):
-            return {
-                "kind": "codec",
-                "message": f"workflow {self.workflow.name} can't go on: {misfit.error}",
-                "place": misfit.place,
-                "codec": misfit.error.codec,
-            }
-        error = Nondeterminism(
-            self.workflow.name,
-            misfit.place,
-            misfit.expected,
-            misfit.found,
-            self.claimed.version or None,
-            self.host.version or None,
-            misfit.line or source.line_of(self.workflow.function),
-            self.host.code.lines.get(misfit.expected_name),
-        )
-        return {
-            "kind": "nondeterminism",
-            "message": str(error),
-            "place": error.place,
-            "expected": error.expected,
-            "found": error.found,
-            "line": error.line,
-            "expected_line": error.expected_line,
-            "recorded_version": error.recorded_version,
-            "running_version": error.running_version,
-        }
+    def log(self, level: int, text: str, *arguments: object) -> None:
+        """Say something about the run, where its code says what it says."""
+        self._context.copy().run(log.log, level, text, *arguments, extra=self.where)
 
     # --- sleeping
 
@@ -788,15 +654,15 @@ class Execution:
             "ever bring about, such as an asyncio.Event that is never set. A workflow may "
             "wait for steps, timers, messages, events, other runs, and its own branches."
         )
-        self._ending = True
+        self._code_is_over = True
         self._cancel_branches()
-        self._fail(error)
+        self._ending.fail(error)
 
     def _was_stuck_here(self) -> bool:
         """Whether an earlier life found that nothing will ever happen, and began to undo."""
         return (
             not self.is_undoing
-            and bool(self._undos)
+            and self.has_undos
             and self._history.peek().place.startswith(UNDO)
             and all(request.future.done() for request in self._requests.values())
         )
@@ -840,7 +706,7 @@ class Execution:
                 break
         log.warning(
             "the workflow's code caught its cancellation and goes on; it was dropped",
-            extra={"run": self.run_text, "workflow": self.workflow.name},
+            extra=self.where,
         )
         self.loop.keep_for_ever()
 
@@ -856,7 +722,7 @@ class Execution:
                     request.future._log_traceback = False
             self.loop.drive()
         except Spinning:
-            log.warning("the workflow spins while it is unloaded", extra={"run": self.run_text})
+            log.warning("the workflow spins while it is unloaded", extra=self.where)
         self._cancel_branches()
         if self._main is not None and self._main.done() and not self._main.cancelled():
             self._main.exception()  # nobody else looks at it, and asyncio would complain
@@ -864,7 +730,7 @@ class Execution:
         self._in_flight.forget()
         self.busy = 0
 
-    def _unload(self, how: str) -> None:
+    def unload(self, how: str) -> None:
         if self.end is not None:
             return
         self.end = how
@@ -883,12 +749,12 @@ class Execution:
 
     def on_loop_error(self, context: dict[str, Any]) -> None:
         """asyncio reports an error that nobody in the run's code has looked at."""
-        if self.end is None and not self._ending:
+        if self.end is None and not self._code_is_over:
             log.error(
                 "%s",
                 context.get("message", "unhandled error in the workflow's loop"),
                 exc_info=context.get("exception"),
-                extra={"run": self.run_text, "workflow": self.workflow.name},
+                extra=self.where,
             )
 
 

@@ -16,9 +16,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 from uuid import UUID
+
+import msgspec
 
 from rowlock.model.lease import Lease
 from rowlock.runtime.journal import WorkerGone
@@ -57,12 +59,14 @@ class LeaseKeeper:
         claims: Claims,
         *,
         suspects: Callable[[], list[str]] = list,
+        doing: Callable[[], Sequence[msgspec.Struct]] = list,
     ) -> None:
         self._settings = settings
         self._session = session
         self._worker_id = worker_id
         self._claims = claims
         self._suspects = suspects
+        self._doing = doing
         self._unclaimed: set[tuple[UUID, int]] = set()
         self._sooner = asyncio.Event()
         self.lease = Lease.renewed(worker_id, sent_at=registered_at, lease_s=settings.lease_seconds)
@@ -87,7 +91,11 @@ class LeaseKeeper:
             try:
                 answer = await self._session.rows(
                     HEARTBEAT,
-                    {"worker": self._worker_id, "lease": self._settings.lease_seconds},
+                    {
+                        "worker": self._worker_id,
+                        "lease": self._settings.lease_seconds,
+                        "doing": _json(self._doing()),
+                    },
                 )
             except Disconnected as error:
                 if failing_since is None:
@@ -144,3 +152,7 @@ class LeaseKeeper:
         if owned.cancels is not None:
             for text, request in decode_requests(owned.cancels).items():
                 self._claims.cancel(UUID(text), request)
+
+
+def _json(doing: Sequence[msgspec.Struct]) -> str | None:
+    return msgspec.json.encode(doing).decode() if doing else None

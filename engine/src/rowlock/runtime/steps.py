@@ -19,6 +19,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from rowlock.errors import InvalidValue, StepTimeout
 from rowlock.model.commands import ExecuteStep, ExecuteTransaction
 from rowlock.model.failure import Failure
@@ -44,6 +46,18 @@ from rowlock.telemetry.observer import Observer
 log = logging.getLogger("rowlock.step")
 
 MOST_CONFLICTS = 20
+LONG_S = 1.0
+MOST_TOLD = 100
+
+
+class Doing(msgspec.Struct):
+    """A step that is being executed, as the heartbeat tells it."""
+
+    run: str
+    place: str
+    name: str
+    attempt: int
+    seconds: float
 
 
 class StepRunner:
@@ -88,6 +102,22 @@ class StepRunner:
             f"(for {now - since:.1f} s)"
             for request, (execution, since) in self._active.items()
         ]
+
+    def doing(self) -> list[Doing]:
+        """The steps that take long, the longest first; at most MOST_TOLD."""
+        now = time.monotonic()
+        long = [
+            Doing(
+                str(execution.run_id),
+                request.place,
+                request.command.name,
+                request.attempt or 1,
+                now - since,
+            )
+            for request, (execution, since) in self._active.items()
+            if now - since >= LONG_S
+        ]
+        return sorted(long, key=lambda one: -one.seconds)[:MOST_TOLD]
 
     async def _run_step(self, execution: Execution, request: Request) -> None:
         command = request.command

@@ -1,9 +1,9 @@
 """One registration of a worker process: from its lease to its leaving.
 
 Binds the services together: the claimer loads runs, executions journal their outcomes, the keeper
-renews the lease, the tender and the watcher look around. When the database no longer knows the
-worker, or the lease could not be renewed, the tenure ends: all its runs are dropped, nothing more
-is recorded, and the process begins a new one.
+renews the lease, the tender, the watcher and the janitor look around. When the database no longer
+knows the worker, or the lease could not be renewed, the tenure ends: all its runs are dropped,
+nothing more is recorded, and the process begins a new one.
 
 Reads and writes: store's REGISTER_WORKER, SHOW_APP, DRAIN, LEAVE; the rest through its services.
 """
@@ -28,6 +28,7 @@ from rowlock.runtime.claimer import Claimer
 from rowlock.runtime.crier import Crier
 from rowlock.runtime.execution import Execution
 from rowlock.runtime.in_flight import IN_MEMORY_S
+from rowlock.runtime.janitor import Janitor
 from rowlock.runtime.journal import Journal, WorkerGone
 from rowlock.runtime.keeper import LeaseExpired, LeaseKeeper
 from rowlock.runtime.points import Points
@@ -124,8 +125,15 @@ class Tenure:
         )
         self.watcher = Watcher(self._control)
         self.tender = Tender(settings, control, on_ready=self._poke, observer=observer)
+        self._janitor = Janitor(settings, control, observer)
         self._keeper = LeaseKeeper(
-            settings, control, worker_id, registered_at, self, suspects=self.steps.running
+            settings,
+            control,
+            worker_id,
+            registered_at,
+            self,
+            suspects=self.steps.running,
+            doing=self.steps.doing,
         )
         self._claimer = Claimer(
             settings,
@@ -216,6 +224,7 @@ class Tenure:
                     group.create_task(self._keeper.run(), name="keeper"),
                     group.create_task(self.tender.run(), name="tender"),
                     group.create_task(self.watcher.run(), name="watcher"),
+                    group.create_task(self._janitor.run(), name="janitor"),
                     group.create_task(self._crier.run(), name="crier"),
                 ]
                 self._claiming = group.create_task(self._claimer.run(), name="claimer")

@@ -120,6 +120,9 @@ def _options(settings: Settings, purpose: str) -> list[str]:
             "lock_timeout": str(max(500, lease_ms // 6)),
             "idle_in_transaction_session_timeout": str(max(1000, lease_ms // 3)),
         }
+    if purpose == "janitor":
+        # One run may have millions of rows. It waits for nobody.
+        options |= {"statement_timeout": "300000", "lock_timeout": "5000"}
     return [f"-c {name}={value}" for name, value in options.items()]
 
 
@@ -330,6 +333,12 @@ def meaning(state: str, message: str, hint: str | None) -> RowlockError:
     if state in _NOT_READY:
         return Refused(
             f"this database is not ready for Rowlock: {message}.", state, "Run `rowlock migrate`."
+        )
+    if state == "42501":
+        return Refused(
+            message,
+            state,
+            "This role lacks a right on Rowlock: docs/operations.md, Roles, says who may do what.",
         )
     if state.startswith(_PASSING):
         return Disconnected(f"{message} (SQLSTATE {state})")

@@ -5,7 +5,8 @@ applied again whenever their text changes. Expand and contract: a step that woul
 says so in its header (``-- minimum code level: N``), and only code below that level is refused.
 So an image can be rolled back.
 
-Many processes may do this at once: each step takes a lock, looks again, then acts.
+Many processes may do this at once: each step takes a lock, looks again, then acts. Who may use
+what it brings: rowlock.store.roles.
 """
 
 from __future__ import annotations

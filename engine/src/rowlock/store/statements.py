@@ -6,7 +6,7 @@ The logic stands in ``functions/``; here is one line of SQL for each, beside its
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -46,7 +46,8 @@ class Owned:
 
 HEARTBEAT = Statement(
     "heartbeat",
-    "select * from rowlock.heartbeat(%(worker)s, make_interval(secs => %(lease)s))",
+    "select * from rowlock.heartbeat(%(worker)s, make_interval(secs => %(lease)s),"
+    " %(doing)s::jsonb)",
     Owned,
 )
 
@@ -342,7 +343,7 @@ RECORDED = Statement(
     Recorded,
 )
 
-# --- what callers ask (functions/start.sql, functions/runs.sql)
+# --- what callers ask (functions/start.sql, functions/runs.sql, functions/search.sql)
 
 
 def _id(run_id: Any) -> UUID:
@@ -394,7 +395,8 @@ REWIND = Statement(
 )
 FORK: Statement[UUID] = Statement(
     "fork",
-    "select rowlock.fork(%(run)s, %(place)s, %(input)s::jsonb, %(outcomes)s::jsonb)",
+    "select rowlock.fork(%(run)s, %(place)s, %(input)s::jsonb, %(outcomes)s::jsonb, %(version)s,"
+    " %(children)s)",
     _id,
 )
 RESUME = Statement("resume", "select rowlock.resume(%(run)s)", _nothing)
@@ -443,18 +445,12 @@ RUN = Statement(
 
 LIST_RUNS = Statement(
     "list_runs",
-    f"select {_RUN_COLUMNS} from rowlock.runs"  # noqa: S608
-    " where (%(app)s::text is null or app = %(app)s)"
-    "   and (%(status)s::text is null or status = %(status)s)"
-    "   and (%(workflow)s::text is null or workflow = %(workflow)s)"
-    "   and (%(queue)s::text is null or queue = %(queue)s)"
-    "   and (%(key)s::text is null or key = %(key)s)"
-    "   and (%(parent)s::uuid is null or parent_id = %(parent)s)"
-    "   and (%(attributes)s::jsonb is null or attributes @> %(attributes)s::jsonb)"
-    "   and (%(created_after)s::timestamptz is null or created_at >= %(created_after)s)"
-    "   and (%(created_before)s::timestamptz is null or created_at < %(created_before)s)"
-    "   and (%(before)s::uuid is null or run_id < %(before)s)"
-    " order by run_id desc limit %(limit)s",
+    f"select {_RUN_COLUMNS} from rowlock.list_runs(app => %(app)s, status => %(status)s,"  # noqa: S608
+    " workflow => %(workflow)s, queue => %(queue)s, version => %(version)s, key => %(key)s,"
+    " parent_id => %(parent)s,"
+    " attributes => %(attributes)s::jsonb, created_after => %(created_after)s,"
+    ' created_before => %(created_before)s, before => %(before)s, "limit" => %(limit)s)'
+    " order by run_id desc",
     RunRow,
 )
 
@@ -483,6 +479,83 @@ STEPS = Statement(
     " where run_id = %(run)s and generation = %(generation)s order by position",
     StepRow,
 )
+
+# --- retention (functions/retention.sql, functions/removal.sql)
+
+HOUSE_DUE: Statement[float | None] = Statement(
+    "house_due", "select rowlock.house_due()", lambda seconds: seconds
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HouseKept:
+    """What a batch of the walk that all workers share removed, and when to come again."""
+
+    removed: int
+    keys: int
+    next_in: float | None
+
+
+KEEP_HOUSE = Statement("keep_house", "select * from rowlock.keep_house(%(limit)s)", HouseKept)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Runs of one kind that retention would remove now, or that stay although they are old."""
+
+    app: str
+    workflow: str
+    outcome: str
+    keep: timedelta
+    """What the policy says."""
+    archive: bool
+    """Whether only those remove them who archive them first."""
+    runs: int
+    oldest: datetime | None
+    """When the first of them ended."""
+    held_back: dict[str, int] | None
+    """How many stay, by reason; None: none does."""
+    at_least: bool
+    """Whether there may be more: the count stopped early."""
+
+
+RETAIN_PLAN = Statement("retain_plan", "select * from rowlock.retain_plan(%(app)s)", Planned)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Runs that may leave, their rows locked; and how far the walk has come."""
+
+    runs: list[UUID]
+    lane: list[str] | None
+    after_id: UUID | None
+    done: bool
+
+
+CHOOSE_RUNS = Statement(
+    "choose_runs",
+    "select * from rowlock.choose_runs(%(limit)s, %(app)s, %(archived)s, %(lane)s::text[],"
+    " %(after_id)s::uuid)",
+    Chosen,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedRow:
+    """A row of a run, as JSON."""
+
+    run_id: UUID
+    part: str
+    row: str
+
+
+ARCHIVED_ROWS = Statement(
+    "archived_rows", "select * from rowlock.archived_rows(%(runs)s::uuid[])", ArchivedRow
+)
+REMOVE_CHOSEN = Statement(
+    "remove_chosen", "select rowlock.remove_chosen(%(runs)s::uuid[])", _nothing
+)
+EXPIRE_KEYS: Statement[int] = Statement("expire_keys", "select rowlock.expire_keys(%(limit)s)", int)
 
 # --- what the database holds (functions/fleet.sql)
 

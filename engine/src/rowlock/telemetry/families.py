@@ -130,6 +130,12 @@ WORKER = (
         "Runs of dead workers that this pod took over or gave up as dead.",
     ),
     Family(
+        "rowlock_runs_removed_total",
+        COUNTER,
+        ("app",),
+        "Ended runs, of whichever app, that this pod removed since retention says so.",
+    ),
+    Family(
         "rowlock_build_info",
         GAUGE,
         ("app", "version", "app_version"),

@@ -76,6 +76,7 @@ class Metrics(Observer):
         self._free = made["rowlock_worker_slots"]["free",]
         self._lost = made["rowlock_leases_lost_total"][()]
         self._recovered = made["rowlock_runs_recovered_total"][()]
+        self._removed = made["rowlock_runs_removed_total"][()]
         made["rowlock_build_info"][importlib.metadata.version("rowlock"), version][0] = 1.0
         for workflow in code.workflows.values():
             self._started[workflow.name, workflow.queue]
@@ -139,6 +140,9 @@ class Metrics(Observer):
 
     def taken_over(self, runs: int) -> None:
         self._recovered[0] += runs
+
+    def removed(self, runs: int) -> None:
+        self._removed[0] += runs
 
     def lease_lost(self, runs: int) -> None:
         self._lost[0] += 1

@@ -42,6 +42,9 @@ class Observer:
     def taken_over(self, runs: int) -> None:
         """Runs of dead workers were made ready again by this one."""
 
+    def removed(self, runs: int) -> None:
+        """Ended runs were removed since retention says so."""
+
     def lease_lost(self, runs: int) -> None:
         """This worker lost its lease, and dropped the runs it had loaded."""
 
@@ -98,6 +101,10 @@ class Observers(Observer):
     def taken_over(self, runs: int) -> None:
         for one in self._observers:
             one.taken_over(runs)
+
+    def removed(self, runs: int) -> None:
+        for one in self._observers:
+            one.removed(runs)
 
     def lease_lost(self, runs: int) -> None:
         for one in self._observers:

@@ -19,6 +19,11 @@ begin
 end
 $do$;
 
+-- shown: a name as messages show it: what somebody took for a name may be a book.
+create or replace function rowlock.shown(p_name text) returns text
+language sql immutable
+return case when length(p_name) > 200 then left(p_name, 200) || '…' else coalesce(p_name, 'null') end;
+
 -- require_read_committed: each statement of our functions must see what committed before it. At
 -- a higher isolation level a lock succeeds and the look behind it is old: limits overshoot and
 -- wake-ups are lost (protocol test 4b).
@@ -40,27 +45,13 @@ language sql stable set search_path = pg_catalog
 return (
     select v.name
       from rowlock.version as v
-     where v.app = current_version.app
+     where v.app = current_version.app and v.retired_at is null
      order by v.promoted_at desc nulls last, v.registered_at desc, v.name desc
      limit 1);
 comment on function rowlock.current_version(text) is
-    'The version that takes runs which are not pinned yet; null when the app''s workers carry none.';
+'The version that takes the runs which are not pinned yet; null when the app''s workers carry none.
 
--- promote: from now on this version takes the unpinned runs of the app.
-create or replace function rowlock.promote(app text, version text) returns void
-language plpgsql set search_path = pg_catalog as $$
-begin
-    update rowlock.version as v
-       set promoted_at = clock_timestamp()
-     where v.app = promote.app and v.name = promote.version;
-    if not found then
-        raise exception 'app % has no version %', promote.app, promote.version
-            using errcode = 'RLN02',
-                  hint = 'A version exists once a worker that carries it has registered; see rowlock.version.';
-    end if;
-end $$;
-comment on function rowlock.promote(text, text) is
-    'Makes a registered version the current one: it takes all runs that are not pinned yet.';
+app: which app.';
 
 -- notify_idle: tell idle workers of a queue that there is work. Polling is the truth, this only
 -- shortens it: NOTIFY takes a database-wide lock at commit, so it is sent only when someone

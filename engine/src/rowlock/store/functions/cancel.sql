@@ -1,11 +1,12 @@
 -- cancel: ask a run to stop, and carry such requests out.
 --
--- A request is a row, written under the lock on the run's row. A run that runs is told by its worker
--- (heartbeat, or a notice); one that sleeps becomes ready, and whoever claims it is told with the
--- claim. It gets CancelledError where it waits, may clean up within the grace, and ends. One that
--- never began has nothing to clean up: it ends at once, as do blocked ones, whose code can't run, and
--- all that are cancelled by force. What the caller found running may fall asleep before the request
--- is committed: the sweep of unsettled requests finds it (3l: never read the state and then branch).
+-- A request is a row. A run that runs is told by its worker (heartbeat, or a notice); one that sleeps
+-- becomes ready, and whoever claims it is told with the claim. It gets CancelledError where it waits, may
+-- clean up within the grace, and ends. One that never began has nothing to clean up: it ends at once, as
+-- do blocked ones, whose code can't run, and all that are cancelled by force. What the caller found running
+-- may fall asleep before the request is committed, and what somebody just holds can't be touched: the
+-- sweep of unsettled requests finds it (3l: never read the state and then branch). So a cancel waits for
+-- nobody, and many of them in one statement can't deadlock, in whichever order they come.
 
 -- is_meant: whether a request is meant for this generation: its own, or one that the run continued
 -- as. A run that ended and was redone was not asked. Looked at when it is read, not kept up to date
@@ -77,9 +78,10 @@ begin
                               where c.run_id = any (p_runs) for update skip locked));
 end $$;
 
--- end_unbegun: end as cancelled those of p_runs that need no code for it, and pass the request on to
--- their children. Gives those that ended. Waiters are noted, not locked: the caller's transaction may
--- stay open.
+-- end_unbegun: end as cancelled those of p_runs (whose tasks are locked) that need no code for it, and
+-- pass the request on to their children. Gives those that ended. Waiters are noted, not locked: the
+-- caller's transaction may stay open. One that began and was set aside for a pause has its code, and
+-- cleans up when the pause is over.
 create or replace function rowlock.end_unbegun(p_runs uuid[]) returns uuid[]
 language plpgsql volatile
 set search_path = pg_catalog
@@ -95,7 +97,8 @@ begin
          where t.run_id = any (p_runs) and t.state <> 'running'
            and exists (select from rowlock.cancel_request as c
                         where c.run_id = t.run_id and rowlock.is_meant(c, t.generation)
-                          and (t.started_at is null or t.state = 'blocked' or c.force))
+                          and (t.started_at is null or c.force
+                               or (t.state = 'blocked' and not rowlock.is_paused(t.reason))))
         returning t.*
     ), ended as (
         insert into rowlock.outcome (run_id, started_at, finished_at, generation, epoch, app, workflow,
@@ -138,47 +141,70 @@ set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
-    v_run    rowlock.run;
-    v_worker bigint;
+    v_app    text;
+    v_task   rowlock.task;
+    v_queue  text;
+    v_new    boolean;
+    v_locked uuid[];
     v_ended  uuid[];
 begin
-    if cancel.grace is null or cancel.grace < interval '0' then
+    if cancel.grace is null or cancel.grace < interval '0' or not isfinite(cancel.grace) then
         raise exception 'the grace is %, but must be 0 or more', coalesce(cancel.grace::text, 'null')
             using errcode = 'RLV02', hint = 'For example grace => interval ''1 minute''. Nothing was changed.';
     end if;
-    select r.* into v_run from rowlock.run as r where r.id = cancel.run_id for no key update;
+    perform rowlock.check_reason(cancel.reason);
+    select r.app into v_app from rowlock.run as r where r.id = cancel.run_id and rowlock.allowed(r.app);
     if not found then
         perform rowlock.refuse_unknown(cancel.run_id);
     end if;
-    insert into rowlock.cancel_request (run_id, requested_at, generation, grace_s, force, reason)
-    select t.run_id, clock_timestamp(), t.generation, extract(epoch from cancel.grace), cancel.force,
-           cancel.reason
-      from rowlock.task as t
-     where t.run_id = cancel.run_id
-       and not exists (select from rowlock.cancel_request as c
-                        where c.run_id = t.run_id and c.generation = t.generation
-                          and c.force >= cancel.force);
-    if not found and not exists (select from rowlock.task as t where t.run_id = cancel.run_id) then
+    select t.* into v_task from rowlock.task as t where t.run_id = cancel.run_id;
+    if not found then
         perform rowlock.refuse_finished(cancel.run_id, 'cancelled');
     end if;
-    v_ended := rowlock.end_unbegun(array[cancel.run_id]);
-    if v_ended = '{}' then
-        update rowlock.task as t
-           set state = 'ready', due_at = clock_timestamp()
-         where t.run_id = cancel.run_id and t.state in ('waiting', 'scheduled');
-        if found then
-            perform rowlock.notify_idle(v_run.app, v_run.queue);
+    insert into rowlock.cancel_request (run_id, requested_at, generation, grace_s, force, reason)
+    select v_task.run_id, clock_timestamp(), v_task.generation, extract(epoch from cancel.grace),
+           coalesce(cancel.force, false), cancel.reason
+     where not exists (select from rowlock.cancel_request as c
+                        where c.run_id = v_task.run_id and c.generation = v_task.generation
+                          and c.force >= coalesce(cancel.force, false));
+    v_new := found;
+    v_locked := array(select t.run_id from rowlock.task as t
+                       where t.run_id = cancel.run_id and t.state <> 'running' for update skip locked);
+    v_ended := rowlock.end_unbegun(v_locked);
+    if v_new or v_ended <> '{}' then
+        perform rowlock.note_audit('cancel', v_app, cancel.run_id, null,
+            jsonb_build_object('status', v_task.state),
+            jsonb_build_object('status', case when v_ended <> '{}' then 'cancelled' end,
+                               'requested', true, 'grace_s', extract(epoch from cancel.grace),
+                               'force', nullif(cancel.force, false), 'reason', cancel.reason));
+    end if;
+    if v_ended <> '{}' then
+        perform rowlock.notify_tender(v_app);
+        return;
+    end if;
+    update rowlock.task as t
+       set state = 'ready', due_at = clock_timestamp()
+     where t.run_id = cancel.run_id and v_locked <> '{}' and t.state in ('waiting', 'scheduled')
+    returning t.queue into v_queue;
+    if found then
+        perform rowlock.notify_idle(v_app, v_queue);
+    elsif v_locked = '{}' then
+        -- It runs, or somebody holds it: he may be just claiming it, or letting it go.
+        if v_task.worker_id is not null then
+            perform pg_notify('rowlock_worker_' || v_task.worker_id, 'cancel');
+        else
+            perform rowlock.notify_tender(v_app);
         end if;
-        select t.worker_id into v_worker from rowlock.task as t where t.run_id = cancel.run_id;
-        if v_worker is not null then
-            perform pg_notify('rowlock_worker_' || v_worker, 'cancel');
-        end if;
-    else
-        perform rowlock.notify_tender(v_run.app);
     end if;
 end $$;
 comment on function rowlock.cancel(uuid, interval, boolean, text) is
-    'Asks a run to stop: it gets CancelledError where it waits and may clean up within the grace; its children are cancelled with it. force: no cleaning up.';
+'Asks a run to stop, and its children with it. One that has not begun, or is blocked, ends at once; any
+other gets CancelledError where it waits, and may clean up.
+
+run_id: the run.
+grace: how long it may clean up; default: 30 seconds.
+force: without cleaning up; default: false.
+reason: why, for its error and the audit; default: it says that it was cancelled.';
 
 -- sweep_cancels: for requests whose run is not running: end it, or see that it is claimed soon. Each
 -- is looked at again when it is twice as old (at most 10 minutes later): what a run that falls asleep,
@@ -214,6 +240,10 @@ begin
     v_missed := array(
         select t.run_id from rowlock.task as t
          where t.run_id = any (v_asked) and t.state <> 'running' and not t.run_id = any (v_locked));
+    -- Whoever claimed it while the request was made could not be told then.
+    perform pg_notify('rowlock_worker_' || x.worker_id, 'cancel')
+       from (select distinct t.worker_id from rowlock.task as t
+              where t.run_id = any (v_asked) and t.state || '' = 'running') as x;
     v_ended := rowlock.end_unbegun(v_locked);
     for v_ready in
         with woken as (

@@ -48,12 +48,17 @@ declare
     v_queues  text[];
     v_queue   text;
     v_fits    text[];
-    v_current text;
     v_got     integer;
+    v_paused_app       boolean;
+    v_paused_queues    text[] := '{}';
+    v_paused_workflows text[] := '{}';
 begin
     perform rowlock.require_read_committed();
+    if not rowlock.allowed(p_app) then
+        perform rowlock.refuse_app(p_app);
+    end if;
     update rowlock.worker as w set listening = p_listening
-     where w.id = p_worker and w.listening <> p_listening;
+     where w.id = p_worker and w.app = p_app and w.listening <> p_listening;
     if coalesce(p_want, 0) <= 0 then
         return;
     end if;
@@ -69,9 +74,22 @@ begin
     else
         v_fits := array[p_version];
     end if;
+    -- Looked for before it is summed up: there is seldom any.
+    if exists (select from rowlock.pause as p where p.app = p_app and p.lifted_at is null) then
+        select coalesce(bool_or(p.queue is null and p.workflow is null), false),
+               coalesce(array_agg(p.queue) filter (where p.queue is not null), '{}'),
+               coalesce(array_agg(p.workflow) filter (where p.workflow is not null), '{}')
+          into v_paused_app, v_paused_queues, v_paused_workflows
+          from rowlock.pause as p
+         where p.app = p_app and p.lifted_at is null;
+        if v_paused_app then
+            return;
+        end if;
+    end if;
 
     foreach v_queue in array v_queues loop
         exit when p_want <= 0;
+        continue when v_queue = any (v_paused_queues);
         -- A probe a version: as a semi-join it reads the whole queue of a version that is not ours.
         continue when not exists (
             select from unnest(v_fits) as f (version)
@@ -81,7 +99,8 @@ begin
                       and t.state = 'ready'
                     limit 1) as t);
         perform 1 from rowlock.worker as w
-          where w.id = p_worker and w.lease_until > clock_timestamp() and not w.draining
+          where w.id = p_worker and w.app = p_app and w.lease_until > clock_timestamp() and not w.draining
+            and not exists (select from rowlock.drain_request as d where d.worker_id = w.id)
             for key share skip locked;
         if not found then
             return;
@@ -90,6 +109,11 @@ begin
           where g.app = p_app and g.name = v_queue
             for key share skip locked;
         continue when not found;
+        if v_paused_workflows <> '{}' and not rowlock.set_aside(
+               p_app, v_queue, v_fits, v_paused_workflows, p_want) then
+            perform pg_notify('rowlock_worker_' || p_worker, '');  -- there may be work behind them
+            continue;
+        end if;
 
         return query
         with claimed as (
@@ -105,14 +129,15 @@ begin
                             select r.run_id, r.priority, r.due_at
                               from rowlock.task as r
                              where r.app = p_app and r.queue = v_queue and r.version = f.version
-                               and r.state = 'ready'
+                               and r.state = 'ready' and not r.workflow = any (v_paused_workflows)
                              order by r.app, r.queue, r.version, r.priority, r.due_at, r.run_id
                              limit p_want
                                for no key update skip locked) as c
                       order by c.priority, c.due_at, c.run_id
                       limit p_want))
-            returning t.run_id, t.epoch, t.generation, t.version, t.takeovers, t.claimed_at, t.due_at, t.started_at)
-        select c.run_id, c.epoch, c.generation, r.created_at, r.workflow, r.queue, c.version, r.key,
+            returning t.run_id, t.epoch, t.generation, t.version, t.takeovers, t.claimed_at, t.due_at, t.started_at,
+                      t.queue)
+        select c.run_id, c.epoch, c.generation, r.created_at, r.workflow, c.queue, c.version, r.key,
                c.takeovers,
                case when c.generation = 1 then r.input else g.input end::text,
                r.attributes::text, r.trace_context::text,
@@ -156,6 +181,7 @@ as $$
      cross join lateral (
            select x.* from rowlock.step as x
             where x.run_id = a.run_id and x.generation = a.generation offset 0) as s
+     where rowlock.is_owner() or rowlock.is_member((select r.app from rowlock.run as r where r.id = a.run_id))
     union all
     select w.run_id, w.place, w.kind, null, null, null, w.error::text,
            extract(epoch from w.due_at - clock_timestamp())::double precision, w.on_run_id, w.attempt
@@ -163,4 +189,5 @@ as $$
      cross join lateral (
            select x.* from rowlock.wait as x
             where x.run_id = a.run_id and x.generation = a.generation offset 0) as w
+     where rowlock.is_owner() or rowlock.is_member((select r.app from rowlock.run as r where r.id = a.run_id))
 $$;

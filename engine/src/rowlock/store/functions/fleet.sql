@@ -29,8 +29,6 @@ as $$
      group by t.app, t.queue, t.version, t.state
      order by t.app, t.queue, t.version, t.state
 $$;
-comment on function rowlock.fleet_tasks(text) is
-    'Unfinished runs by app, queue, version and state. Reads all tasks: not for every second.';
 
 -- fleet_workers: every worker's row, with what it runs counted by its index.
 create or replace function rowlock.fleet_workers(p_app text default null)
@@ -41,13 +39,12 @@ language sql stable set search_path = pg_catalog set enable_seqscan = off set ji
 as $$
     select w.id, w.app, w.version, w.host, w.queues, w.slots,
            (select count(*) from rowlock.task as t where t.worker_id = w.id and t.state = 'running'),
-           w.draining, w.lease_until > statement_timestamp()
+           w.draining or exists (select from rowlock.drain_request as d where d.worker_id = w.id),
+           w.lease_until > statement_timestamp()
       from rowlock.worker as w
      where p_app is null or w.app = p_app
      order by w.id
 $$;
-comment on function rowlock.fleet_workers(text) is
-    'Worker processes that hold a lease, and those that lost it and have not been cleared yet.';
 
 -- fleet_versions: the code versions that ever registered, and which of them takes unpinned runs.
 create or replace function rowlock.fleet_versions(p_app text default null)
@@ -61,8 +58,6 @@ as $$
      where p_app is null or v.app = p_app
      order by v.app, v.registered_at, v.name
 $$;
-comment on function rowlock.fleet_versions(text) is
-    'Code versions of each app; is_current: it takes the runs that are not pinned yet.';
 
 -- fleet_rates: for each declared queue, how many runs arrive a second and how long one takes, both
 -- estimated from bounded samples.
@@ -71,11 +66,10 @@ comment on function rowlock.fleet_versions(text) is
 -- are read, newest first; where those don't reach back a minute, the rate is that of the time they do
 -- reach back. Runs that start later and children count when they are created.
 --
--- Mean: of the 1,000 newest succeeded and the 1,000 newest failed runs of all apps, by the index that
--- lists by status use, those of epoch 1: claimed once, so never asleep, never taken over, and the time
--- from start to end is time that held a slot. Null when the sample has none. It leans towards short
--- runs: of runs started together the short ones have ended. (`=` on the status would let the planner
--- walk the primary key instead, past every run there is when none has failed.)
+-- Mean: of the 1,000 newest succeeded and the 1,000 newest failed runs of all apps those of epoch 1:
+-- claimed once, so never asleep, never taken over, and the time from start to end is time that held a
+-- slot. Null when the sample has none. It leans towards short runs: of runs started together the short
+-- ones have ended.
 create or replace function rowlock.fleet_rates(p_app text default null)
 returns table (
     app text, queue text, arrivals_per_second double precision, mean_run_seconds double precision)
@@ -86,8 +80,7 @@ as $$
     with newest as materialized (
         select r.app, r.queue, r.created_at
           from rowlock.run as r
-         where r.id >= (lpad(to_hex((extract(epoch from statement_timestamp()) * 1000)::bigint - 60000),
-                             12, '0') || repeat('0', 20))::uuid
+         where r.id >= rowlock.id_at(statement_timestamp() - interval '1 minute')
          order by r.id desc
          limit 10000
     ), reach as (
@@ -101,12 +94,14 @@ as $$
         select o.app, o.queue,
                avg(extract(epoch from o.finished_at - o.started_at)::double precision) as seconds
           from unnest(array['succeeded', 'failed']) as s (status)
+         cross join lateral rowlock.newest_ended(
+               rowlock.my_apps(), null, null, s.status, rowlock.id_at('-infinity'),
+               rowlock.id_at('infinity'), 1000) as n (run_id)
          cross join lateral (
                select x.app, x.queue, x.epoch, x.started_at, x.finished_at
                  from rowlock.outcome as x
-                where x.status >= s.status and x.status <= s.status
-                order by x.status desc, x.run_id desc
-                limit 1000) as o
+                where x.run_id = n.run_id and x.redone_at is null and x.status <> 'continued'
+               offset 0) as o
          where o.epoch = 1
          group by o.app, o.queue
     )
@@ -118,5 +113,3 @@ as $$
      where p_app is null or q.app = p_app
      order by q.app, q.name
 $$;
-comment on function rowlock.fleet_rates(text) is
-    'For each queue: runs that arrived a second in the last minute, and how long a run without waits takes; estimates from bounded samples.';

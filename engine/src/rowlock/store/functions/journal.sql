@@ -64,9 +64,10 @@ begin
     perform rowlock.require_read_committed();
 
     -- (1) the fence
-    perform 1 from rowlock.worker where id = p_worker for key share skip locked;
+    perform 1 from rowlock.worker as w
+      where w.id = p_worker and rowlock.allowed(w.app) for key share skip locked;
     if not found then
-        if exists (select from rowlock.worker where id = p_worker) then
+        if exists (select from rowlock.worker as w where w.id = p_worker and rowlock.allowed(w.app)) then
             return query select -1, 'again', null::jsonb;
         else
             return query select -1, 'gone', null::jsonb;

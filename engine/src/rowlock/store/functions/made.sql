@@ -113,7 +113,8 @@ begin
        and not e.run = any (p_passed)
        and (e.kind is distinct from 'receive' or e.error is not null or v_messages ? e.i::text)
        and (e.send is null
-            or exists (select from rowlock.task as d where d.run_id = (e.send ->> 'run')::uuid)
+            or exists (select from rowlock.task as d
+                        where d.run_id = (e.send ->> 'run')::uuid and rowlock.allowed(d.app))
             or exists (select from rowlock.message as m
                         where m.run_id = (e.send ->> 'run')::uuid and m.key = e.send ->> 'key'))
     on conflict do nothing;

@@ -14,7 +14,7 @@ declare
     v_state text;
     v_end   rowlock.outcome;
 begin
-    perform 1 from rowlock.run as r where r.id = p_run for no key update;
+    perform 1 from rowlock.run as r where r.id = p_run and rowlock.allowed(r.app) for no key update;
     if not found then
         perform rowlock.refuse_unknown(p_run);
     end if;
@@ -50,7 +50,7 @@ end $$;
 create or replace function rowlock.refuse_place(p_run uuid, p_place text) returns void
 language plpgsql stable set search_path = pg_catalog as $$
 begin
-    raise exception 'run % has recorded nothing at place %', p_run, coalesce(p_place, 'null')
+    raise exception 'run % has recorded nothing at place %', p_run, rowlock.shown(p_place)
         using errcode = 'RLN04',
               hint = 'rowlock.steps lists the places of a run. Nothing was changed.';
 end $$;
@@ -85,7 +85,6 @@ set enable_seqscan = off set jit = off set enable_hashjoin = off set enable_merg
 as $$
 declare
     v_next   integer := p_end.generation + 1;
-    v_queue  text;
     v_below  integer;
 begin
     -- What was recorded after a cancel came of it: without the cancel it would fit no code.
@@ -97,6 +96,9 @@ begin
     values (p_end.run_id, clock_timestamp(), v_next, p_reason,
             coalesce(p_input, rowlock.input_of(p_end.run_id, p_end.generation)), p_place)
     on conflict do nothing;
+    -- No longer how the run stands: lists pass it by (ended.sql).
+    update rowlock.outcome as o set redone_at = clock_timestamp()
+     where o.run_id = p_end.run_id and o.generation = p_end.generation;
     insert into rowlock.step (run_id, recorded_at, generation, position, epoch, seconds, attempts,
                               place, kind, name, output, error)
     select s.run_id, s.recorded_at, v_next, s.position, s.epoch, s.seconds, s.attempts,
@@ -115,11 +117,14 @@ begin
     insert into rowlock.task (run_id, due_at, started_at, epoch, generation, priority, state, app, queue,
                               workflow, progress)
     select r.id, clock_timestamp(), p_end.started_at, p_end.epoch, v_next, r.priority, 'ready', r.app,
-           r.queue, r.workflow, 0
+           p_end.queue, r.workflow, 0
       from rowlock.run as r
-     where r.id = p_end.run_id
-    returning queue into v_queue;
-    perform rowlock.notify_idle(p_end.app, v_queue);
+     where r.id = p_end.run_id;
+    perform rowlock.note_audit(p_reason, p_end.app, p_end.run_id, null,
+        jsonb_build_object('status', p_end.status, 'generation', p_end.generation),
+        jsonb_build_object('status', 'ready', 'generation', v_next, 'place', p_place,
+                           'input', case when p_input is not null then 'another' end));
+    perform rowlock.notify_idle(p_end.app, p_end.queue);
 end $$;
 
 -- refuse_compensated: what was undone must not pass as done.
@@ -146,12 +151,21 @@ declare
     v_task rowlock.task;
     v_end  rowlock.outcome;
 begin
-    -- Blocked: the version it was blocked on does not fit it, so it is no longer pinned.
-    update rowlock.task as t
-       set state = 'ready', due_at = clock_timestamp(), version = '', reason = null, takeovers = 0
-     where t.run_id = resume.run_id and t.state = 'blocked'
-    returning t.* into v_task;
+    select t.* into v_task from rowlock.task as t
+     where t.run_id = resume.run_id and t.state = 'blocked' and rowlock.allowed(t.app)
+       for no key update;
     if found then
+        if rowlock.is_paused(v_task.reason) then
+            perform rowlock.refuse_state(v_task, 'resumed');
+        end if;
+        -- The version it was blocked on does not fit it, so it is no longer pinned.
+        update rowlock.task as t
+           set state = 'ready', due_at = clock_timestamp(), version = '', reason = null, takeovers = 0
+         where t.run_id = resume.run_id;
+        perform rowlock.note_audit('resume', v_task.app, v_task.run_id, null,
+            jsonb_build_object('status', 'blocked', 'version', nullif(v_task.version, ''),
+                               'reason', v_task.reason -> 'kind'),
+            jsonb_build_object('status', 'ready'));
         perform rowlock.notify_idle(v_task.app, v_task.queue);
         return;
     end if;
@@ -167,7 +181,10 @@ begin
     perform rowlock.begin_again(v_end, 'resume', null, null, null);
 end $$;
 comment on function rowlock.resume(uuid) is
-    'Lets a blocked, cancelled or dead run go on from what is recorded (before the cancel was seen); the app''s current version takes it.';
+'Lets a blocked, cancelled or dead run go on from what it has recorded (before the cancel was seen). The
+current version takes it.
+
+run_id: the run.';
 
 create or replace function rowlock.retry(run_id uuid) returns void
 language plpgsql volatile
@@ -193,7 +210,10 @@ begin
     perform rowlock.begin_again(v_end, 'retry', v_failed, null, null);
 end $$;
 comment on function rowlock.retry(uuid) is
-    'Lets a failed run go on from its failed step: the last one that recorded an error, and all recorded after it, are done again.';
+'Lets a failed run go on: the last step that recorded an error, and all recorded after it, are done
+again.
+
+run_id: the run.';
 
 create or replace function rowlock.rewind(run_id uuid, place text, input jsonb default null)
 returns void
@@ -211,14 +231,18 @@ begin
         rewind.place, rewind.input);
 end $$;
 comment on function rowlock.rewind(uuid, text, jsonb) is
-    'Lets an ended run do again what it recorded at a place and after it, with the present code; optionally with another input.';
+'Lets an ended run do again what it recorded at a place and after it, with the present code.
 
-create or replace function rowlock.fork(
-    run_id    uuid,
-    place     text  default null,
-    input     jsonb default null,
-    outcomes  jsonb default null)
-returns uuid
+run_id: the run.
+place: from where on, see rowlock.steps.
+input: other arguments, as a JSON object; default: those it had.';
+
+-- copy_run: a new run with what another has recorded, as fork describes it; p_parent and p_place: as a child
+-- of that run, which is a copy itself.
+create or replace function rowlock.copy_run(
+    p_run uuid, p_new uuid, p_place text, p_input jsonb, p_outcomes jsonb, p_version text,
+    p_children boolean, p_parent uuid, p_parent_place text, p_child_index integer)
+returns void
 language plpgsql volatile
 set search_path = pg_catalog
 set enable_seqscan = off set jit = off set enable_mergejoin = off
@@ -226,93 +250,276 @@ as $$
 #variable_conflict use_column
 declare
     v_run        rowlock.run;
-    v_new        uuid := rowlock.uuidv7();
     v_now        timestamptz := clock_timestamp();
+    v_queue      text;
+    v_priority   smallint;
+    v_copies     jsonb := '{}';
     v_below      integer;
     v_bad        text;
+begin
+    select r.* into v_run from rowlock.run as r where r.id = p_run;
+    select coalesce(t.queue, (select o.queue from rowlock.outcome as o
+                               where o.run_id = p_run order by o.generation desc limit 1), v_run.queue),
+           coalesce(t.priority, v_run.priority)
+      into v_queue, v_priority
+      from (values (1)) as one
+      left join rowlock.task as t on t.run_id = p_run;
+    if p_children then
+        v_copies := rowlock.unfinished_children(p_run, p_new);
+    end if;
+    -- One statement, so one moment: the run may be at work, or be redone, which moves its messages to
+    -- another generation. Refusals come afterwards, and undo it.
+    with present as materialized (
+        select coalesce(
+                   (select t.generation from rowlock.task as t where t.run_id = p_run),
+                   (select max(o.generation) from rowlock.outcome as o where o.run_id = p_run))
+               as generation
+    ), below as materialized (
+        select min(s.position) as position
+          from present as p
+          join rowlock.step as s on s.run_id = p_run and s.generation = p.generation
+         where s.kind <> 'cancel' and (s.place = p_place or starts_with(s.place, p_place || '.'))
+    ), cancelled as materialized (
+        select min(s.position) as position
+          from present as p
+          join rowlock.step as s on s.run_id = p_run and s.generation = p.generation
+         where s.kind = 'cancel'
+    ), new_run as (
+        insert into rowlock.run (id, created_at, priority, app, workflow, queue, input, attributes,
+                                 trace_context, forked_from, parent_id, parent_generation, parent_place,
+                                 child_index)
+        select p_new, v_now, v_priority, v_run.app, v_run.workflow, v_queue,
+               coalesce(p_input, rowlock.input_of(p_run, p.generation)), v_run.attributes,
+               v_run.trace_context, p_run, p_parent, case when p_parent is not null then 1 end,
+               p_parent_place, p_child_index
+          from present as p
+        returning id, input
+    ), new_generation as (
+        insert into rowlock.generation (run_id, created_at, generation, reason, input, place)
+        select r.id, v_now, 1, 'fork', r.input, p_place from new_run as r
+    ), kept as (
+        insert into rowlock.step (run_id, recorded_at, generation, position, epoch, seconds, attempts,
+                                  place, kind, name, output, error)
+        select p_new, s.recorded_at, 1, s.position, 0, s.seconds, s.attempts, s.place, s.kind, s.name,
+               case when p_outcomes ? s.place then p_outcomes -> s.place
+                    when s.kind in ('child', 'children') then coalesce(v_copies -> (s.output #>> '{}'), s.output)
+                    else s.output end,
+               case when p_outcomes ? s.place then null else s.error end
+          from present as p
+         cross join below as b
+         cross join cancelled as c
+          join rowlock.step as s on s.run_id = p_run and s.generation = p.generation
+         where (c.position is null or s.position < c.position) and not starts_with(s.place, 'undo.')
+           and (p_place is null or s.position < b.position or p_outcomes ? s.place)
+        returning place
+    ), messages as (
+        -- What was received after that place is received again; what nobody received stays where it is.
+        insert into rowlock.message (run_id, sent_at, from_run_id, topic, key, value,
+                                     received_generation, received_place)
+        select p_new, m.sent_at, m.from_run_id, m.topic, m.key, m.value,
+               case when k.place is not null then 1 end, k.place
+          from present as p
+          join rowlock.message as m on m.run_id = p_run and m.received_generation = p.generation
+          left join kept as k on k.place = m.received_place
+         order by m.id)
+    select b.position,
+           (select min(o.place)
+              from jsonb_object_keys(p_outcomes) as o (place)
+             where not exists (
+                     select from rowlock.step as s
+                      where s.run_id = p_run and s.generation = p.generation and s.place = o.place
+                        and s.kind not in ('child', 'children', 'cancel', 'send', 'set_event', 'emit')))
+      into v_below, v_bad
+      from present as p cross join below as b;
+    if p_place is not null and v_below is null then
+        perform rowlock.refuse_place(p_run, p_place);
+    end if;
+    if v_bad is not null then
+        raise exception 'run % has no recorded outcome at place % that could be another', p_run, rowlock.shown(v_bad)
+            using errcode = 'RLN04',
+                  hint = 'rowlock.steps lists the places of a run. Nothing was started.';
+    end if;
+    if v_copies <> '{}' then
+        perform rowlock.copy_children(p_new, v_copies, p_version);
+    end if;
+    -- epoch 1: a claim of a run with steps reads its history
+    insert into rowlock.task (run_id, due_at, epoch, priority, state, app, queue, workflow, version)
+    values (p_new, v_now, 1, v_priority, 'ready', v_run.app, v_queue, v_run.workflow,
+            coalesce(p_version, ''));
+    perform rowlock.notify_idle(v_run.app, v_queue);
+end $$;
+
+-- unfinished_children: what a copy's steps will say instead of what the run's own say: another id for each
+-- child that has not ended, another name for each group in which one has not.
+create or replace function rowlock.unfinished_children(p_run uuid, p_new uuid) returns jsonb
+language sql volatile
+set search_path = pg_catalog
+set enable_seqscan = off set jit = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+    select coalesce(jsonb_object_agg(x.old, x.new), '{}')
+      from (select c.id::text as old, rowlock.uuidv7()::text as new
+              from rowlock.run as c
+              join rowlock.task as t on t.run_id = c.id
+             where c.parent_id = p_run and c.child_index is null and c.detached is not true
+             union all
+            select format('%s:%s:%s', p_run, c.parent_generation, c.parent_place),
+                   format('%s:1:%s', p_new, c.parent_place)
+              from rowlock.run as c
+              join rowlock.task as t on t.run_id = c.id
+             where c.parent_id = p_run and c.child_index is not null
+             group by c.parent_generation, c.parent_place) as x
+$$;
+
+-- copy_children: the children that the steps of a copy name. Of a group all are copied: those that have
+-- ended with what they recorded and how they ended, and are done with.
+create or replace function rowlock.copy_children(p_new uuid, p_copies jsonb, p_version text) returns void
+language plpgsql volatile
+set search_path = pg_catalog
+set enable_seqscan = off set jit = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+declare
+    v_named record;
+    v_child record;
+    v_from  uuid[];
+    v_to    uuid[];
+begin
+    for v_named in
+        select c.key as old, s.output #>> '{}' as new, s.place, s.kind
+          from jsonb_each_text(p_copies) as c
+          join rowlock.step as s on s.run_id = p_new and s.generation = 1
+           and s.kind in ('child', 'children') and s.output #>> '{}' = c.value
+         order by s.position
+    loop
+        if v_named.kind = 'child' then
+            perform rowlock.copy_run(v_named.old::uuid, v_named.new::uuid, null, null, null, p_version, true,
+                                     p_new, v_named.place, null);
+            continue;
+        end if;
+        select array_agg(r.id), array_agg(rowlock.uuidv7()) into v_from, v_to
+          from rowlock.run as r
+         where r.parent_id = split_part(v_named.old, ':', 1)::uuid
+           and r.parent_generation = split_part(v_named.old, ':', 2)::integer
+           and r.parent_place = split_part(v_named.old, ':', 3) and r.child_index is not null
+           and not exists (select from rowlock.task as t where t.run_id = r.id);
+        for v_child in
+            select r.id, r.child_index
+              from rowlock.run as r
+             where r.parent_id = split_part(v_named.old, ':', 1)::uuid
+               and r.parent_generation = split_part(v_named.old, ':', 2)::integer
+               and r.parent_place = split_part(v_named.old, ':', 3) and r.child_index is not null
+               and not r.id = any (coalesce(v_from, '{}'))
+             order by r.child_index
+        loop
+            perform rowlock.copy_run(v_child.id, rowlock.uuidv7(), null, null, null, p_version, true,
+                                     p_new, v_named.place, v_child.child_index);
+        end loop;
+        if v_from is not null then
+            perform rowlock.copy_ended(v_from, v_to, p_new, v_named.place);
+            insert into rowlock.arrival (arrived_at, count, name)
+            values (clock_timestamp(), cardinality(v_from), v_named.new);
+        end if;
+    end loop;
+end $$;
+
+-- copy_ended: runs of a group that have ended, as runs of another group that have ended so, with the history
+-- that counts there: the first.
+create or replace function rowlock.copy_ended(p_from uuid[], p_to uuid[], p_parent uuid, p_place text)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog
+set enable_seqscan = off set jit = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+begin
+    insert into rowlock.run (id, created_at, priority, app, workflow, queue, input, attributes,
+                             trace_context, forked_from, parent_id, parent_generation, parent_place,
+                             child_index)
+    select x.new, clock_timestamp(), r.priority, r.app, r.workflow, r.queue,
+           rowlock.input_of(r.id, o.generation), r.attributes, r.trace_context, r.id, p_parent, 1, p_place,
+           r.child_index
+      from unnest(p_from, p_to) as x (old, new)
+      join rowlock.run as r on r.id = x.old
+     cross join lateral rowlock.first_end(x.old) as o;
+    insert into rowlock.generation (run_id, created_at, generation, reason, input)
+    select r.id, r.created_at, 1, 'fork', r.input from rowlock.run as r where r.id = any (p_to);
+    insert into rowlock.step (run_id, recorded_at, generation, position, epoch, seconds, attempts, place,
+                              kind, name, output, error)
+    select x.new, s.recorded_at, 1, s.position, 0, s.seconds, s.attempts, s.place, s.kind, s.name, s.output,
+           s.error
+      from unnest(p_from, p_to) as x (old, new)
+     cross join lateral rowlock.first_end(x.old) as o
+      join rowlock.step as s on s.run_id = x.old and s.generation = o.generation;
+    insert into rowlock.outcome (run_id, started_at, finished_at, generation, epoch, app, workflow, queue,
+                                 version, status, output, error)
+    select x.new, o.started_at, o.finished_at, 1, 1, o.app, o.workflow, o.queue, o.version, o.status,
+           o.output, o.error
+      from unnest(p_from, p_to) as x (old, new)
+     cross join lateral rowlock.first_end(x.old) as o;
+end $$;
+
+-- first_end: how a child of a group ended, as its group knows it, however often it was redone since.
+create or replace function rowlock.first_end(p_run uuid) returns setof rowlock.outcome
+language sql stable
+set search_path = pg_catalog
+set enable_seqscan = off set jit = off
+as $$
+    select o.* from rowlock.outcome as o
+     where o.run_id = p_run and o.status <> 'continued' order by o.generation limit 1
+$$;
+
+create or replace function rowlock.fork(
+    run_id    uuid,
+    place     text    default null,
+    input     jsonb   default null,
+    outcomes  jsonb   default null,
+    version   text    default null,
+    children  boolean default false)
+returns uuid
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+#variable_conflict use_column
+declare
+    v_app    text;
+    v_status text;
+    v_new    uuid := rowlock.uuidv7();
 begin
     perform rowlock.check_input(fork.input);
     if jsonb_typeof(fork.outcomes) <> 'object' then
         raise exception 'outcomes is not a JSON object of values by place'
             using errcode = 'RLV01', hint = 'For example {"3": {"paid": true}}. Nothing was started.';
     end if;
-    select r.* into v_run from rowlock.run as r where r.id = fork.run_id;
+    select r.app, coalesce(t.state, (select o.status from rowlock.outcome as o where o.run_id = r.id
+                                      order by o.generation desc limit 1))
+      into v_app, v_status
+      from rowlock.run as r
+      left join rowlock.task as t on t.run_id = r.id
+     where r.id = fork.run_id and rowlock.allowed(r.app)
+       for key share of r;  -- or it might be removed meanwhile; this passes all other locks
     if not found then
         perform rowlock.refuse_unknown(fork.run_id);
     end if;
-    -- One statement, so one moment: the run may be at work, or be redone, which moves its messages to
-    -- another generation. Refusals come afterwards, and undo it.
-    with present as materialized (
-        select coalesce(
-                   (select t.generation from rowlock.task as t where t.run_id = fork.run_id),
-                   (select max(o.generation) from rowlock.outcome as o where o.run_id = fork.run_id))
-               as generation
-    ), below as materialized (
-        select min(s.position) as position
-          from present as p
-          join rowlock.step as s on s.run_id = fork.run_id and s.generation = p.generation
-         where s.kind <> 'cancel' and (s.place = fork.place or starts_with(s.place, fork.place || '.'))
-    ), cancelled as materialized (
-        select min(s.position) as position
-          from present as p
-          join rowlock.step as s on s.run_id = fork.run_id and s.generation = p.generation
-         where s.kind = 'cancel'
-    ), new_run as (
-        insert into rowlock.run (id, created_at, priority, app, workflow, queue, input, attributes,
-                                 trace_context, forked_from)
-        select v_new, v_now, v_run.priority, v_run.app, v_run.workflow, v_run.queue,
-               coalesce(fork.input, rowlock.input_of(fork.run_id, p.generation)), v_run.attributes,
-               v_run.trace_context, fork.run_id
-          from present as p
-        returning id, input
-    ), new_generation as (
-        insert into rowlock.generation (run_id, created_at, generation, reason, input, place)
-        select r.id, v_now, 1, 'fork', r.input, fork.place from new_run as r
-    ), kept as (
-        insert into rowlock.step (run_id, recorded_at, generation, position, epoch, seconds, attempts,
-                                  place, kind, name, output, error)
-        select v_new, s.recorded_at, 1, s.position, 0, s.seconds, s.attempts, s.place, s.kind, s.name,
-               case when fork.outcomes ? s.place then fork.outcomes -> s.place else s.output end,
-               case when fork.outcomes ? s.place then null else s.error end
-          from present as p
-         cross join below as b
-         cross join cancelled as c
-          join rowlock.step as s on s.run_id = fork.run_id and s.generation = p.generation
-         where (c.position is null or s.position < c.position) and not starts_with(s.place, 'undo.')
-           and (fork.place is null or s.position < b.position or fork.outcomes ? s.place)
-        returning place
-    ), messages as (
-        -- What was received after that place is received again; what nobody received stays where it is.
-        insert into rowlock.message (run_id, sent_at, from_run_id, topic, key, value,
-                                     received_generation, received_place)
-        select v_new, m.sent_at, m.from_run_id, m.topic, m.key, m.value,
-               case when k.place is not null then 1 end, k.place
-          from present as p
-          join rowlock.message as m on m.run_id = fork.run_id and m.received_generation = p.generation
-          left join kept as k on k.place = m.received_place
-         order by m.id)
-    select b.position,
-           (select min(o.place)
-              from jsonb_object_keys(fork.outcomes) as o (place)
-             where not exists (
-                     select from rowlock.step as s
-                      where s.run_id = fork.run_id and s.generation = p.generation and s.place = o.place
-                        and s.kind not in ('child', 'children', 'cancel', 'send', 'set_event', 'emit')))
-      into v_below, v_bad
-      from present as p cross join below as b;
-    if fork.place is not null and v_below is null then
-        perform rowlock.refuse_place(fork.run_id, fork.place);
+    if fork.version is not null then
+        perform rowlock.usable_version(v_app, fork.version);
     end if;
-    if v_bad is not null then
-        raise exception 'run % has no recorded outcome at place % that could be another', fork.run_id, v_bad
-            using errcode = 'RLN04',
-                  hint = 'rowlock.steps lists the places of a run. Nothing was started.';
-    end if;
-    -- epoch 1: a claim of a run with steps reads its history
-    insert into rowlock.task (run_id, due_at, epoch, priority, state, app, queue, workflow)
-    values (v_new, v_now, 1, v_run.priority, 'ready', v_run.app, v_run.queue, v_run.workflow);
-    perform rowlock.notify_idle(v_run.app, v_run.queue);
+    perform rowlock.copy_run(fork.run_id, v_new, fork.place, fork.input, fork.outcomes, fork.version,
+                             coalesce(fork.children, false), null, null, null);
+    perform rowlock.note_audit('fork', v_app, fork.run_id, null, jsonb_build_object('status', v_status),
+        jsonb_build_object('fork', v_new, 'place', fork.place, 'version', fork.version,
+            'input', case when fork.input is not null then 'another' end,
+            'outcomes', (select jsonb_agg(o.place order by o.place)
+                           from jsonb_object_keys(fork.outcomes) as o (place)),
+            'children', nullif(fork.children, false)));
     return v_new;
 end $$;
-comment on function rowlock.fork(uuid, text, jsonb, jsonb) is
-    'Starts a new run with a copy of a run''s history up to a place (all of it without one), optionally with another input or other outcomes by place; gives its id. The key is not copied.';
+comment on function rowlock.fork(uuid, text, jsonb, jsonb, text, boolean) is
+'Starts a new run with a copy of a run''s history, and gives its id. The key is not copied. Steps that are
+kept name the children of the original, and both wait for those then.
+
+run_id: the run that is copied, ended or not.
+place: the first place that is not kept; what was recorded there and after it is done anew, with the
+    present code; default: all is kept.
+input: other arguments, as a JSON object; default: those it has.
+outcomes: other outcomes of steps by place, {"2": "receipt-99"}: these are kept, too; default: none.
+version: the code version that shall take it; default: the current one.
+children: whether children that have not ended, and theirs, are forked with it; default: false, they are
+    shared.';

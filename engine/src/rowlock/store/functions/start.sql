@@ -12,18 +12,46 @@ declare
     v_apps text[];
 begin
     if resolve_app.app is not null then
+        if resolve_app.app = '' or length(resolve_app.app) > 200 then
+            perform rowlock.check_name('name of the app', resolve_app.app);
+        end if;
+        if not rowlock.allowed(resolve_app.app) then
+            perform rowlock.refuse_app(resolve_app.app);
+        end if;
         return resolve_app.app;
     end if;
     -- `helm test` leaves its own app behind: nobody means that one.
-    v_apps := array(select distinct w.app from rowlock.workflow as w
-                     where w.app <> 'rowlock-selftest' order by 1 limit 10);
+    v_apps := array(select x.app
+                      from (select distinct w.app from rowlock.workflow as w
+                             where w.app <> 'rowlock-selftest') as x
+                     where rowlock.allowed(x.app) order by 1 limit 10);
     if cardinality(v_apps) = 1 then
         return v_apps[1];
     end if;
     raise exception 'which app is meant is not clear: %',
-                    case when cardinality(v_apps) = 0 then 'none has registered yet'
+                    case when cardinality(v_apps) = 0 then 'none that this role may use has registered yet'
                          else 'there are ' || array_to_string(v_apps, ', ') end
         using errcode = 'RLA01', hint = 'Name it: app => ''…'', on the command line --app ….';
+end $$;
+
+-- reads_as: whether a JSON value is null, or a text that this type reads. (PostgreSQL's own
+-- pg_input_is_valid came with 16.)
+create or replace function rowlock.reads_as(p_value jsonb, p_type text) returns boolean
+language plpgsql stable set search_path = pg_catalog as $$
+begin
+    if p_value is null or jsonb_typeof(p_value) = 'null' then
+        return true;
+    elsif jsonb_typeof(p_value) <> 'string' then
+        return false;
+    end if;
+    case p_type
+        when 'interval' then perform (p_value #>> '{}')::interval;
+        when 'timestamptz' then perform (p_value #>> '{}')::timestamptz;
+        when 'uuid' then perform (p_value #>> '{}')::uuid;
+    end case;
+    return true;
+exception when data_exception then
+    return false;
 end $$;
 
 create or replace function rowlock.start_many(runs jsonb, app text default null)
@@ -36,8 +64,12 @@ declare
     v_app    text := rowlock.resolve_app(start_many.app);
     v_now    timestamptz := clock_timestamp();
     v_bad    record;
-    v_keys   text[];
-    v_ids    uuid[];
+    v_asked  text[];
+    v_keys   text[] := '{}';  -- new ones, with the ids of their runs
+    v_ids    uuid[] := '{}';
+    v_used   text[];
+    v_known  text[] := '{}';  -- used ones
+    v_known_ids uuid[] := '{}';
     v_queue  text;
 begin
     if jsonb_typeof(start_many.runs) is distinct from 'array' then
@@ -67,16 +99,31 @@ begin
                          or (jsonb_typeof(e.v -> 'priority') = 'number'
                              and (e.v -> 'priority')::numeric not between 0 and 100)
                         then 'has a priority that is not between 0 (first) and 100 (last)'
-                    when jsonb_typeof(e.v -> 'deadline') not in ('string', 'null')
-                         or (e.v ->> 'deadline')::interval <= interval '0'
+                    when e.v ->> 'deadline' is not null and not rowlock.reads_as(e.v -> 'deadline', 'interval')
                         then 'has a deadline that is not a duration above 0'
+                    when (e.v ->> 'deadline')::interval <= interval '0'
+                        then 'has a deadline that is not a duration above 0'
+                    when e.v ->> 'delay' is not null and not rowlock.reads_as(e.v -> 'delay', 'interval')
+                        then 'has a delay that is not a duration, such as "1 hour"'
+                    when e.v ->> 'start_at' is not null and not rowlock.reads_as(e.v -> 'start_at', 'timestamptz')
+                        then 'has a start_at that is not a time, such as "2030-01-31T12:00:00Z"'
+                    when jsonb_typeof(e.v -> 'queue') not in ('string', 'null')
+                        then 'has a queue that is not a text'
+                    when jsonb_typeof(e.v -> 'detached') not in ('boolean', 'null')
+                        then 'has a detached that is not true or false'
+                    when e.v ->> 'parent_id' is not null and not rowlock.reads_as(e.v -> 'parent_id', 'uuid')
+                        then 'has a parent_id that is none'
+                    when e.v ->> 'parent_id' is not null
+                         and not exists (select from rowlock.run as r
+                                          where r.id = (e.v ->> 'parent_id')::uuid and r.app = v_app)
+                        then 'names a parent that is no run of app ' || v_app
                     when e.v ? 'delay' and e.v ? 'start_at' and e.v ->> 'delay' is not null
                          and e.v ->> 'start_at' is not null then 'has both delay and start_at'
                end as why,
                'RLV01' as code, 'Nothing was started.' as hint
           from jsonb_array_elements(start_many.runs) with ordinality as e (v, n)
         union all
-        select min(e.n), 'names queue ' || (e.v ->> 'queue') || ', which app ' || v_app || ' does not have',
+        select min(e.n), 'names queue ' || rowlock.shown(e.v ->> 'queue') || ', which app ' || v_app || ' does not have',
                'RLN01',
                'Nothing was started. Declare the queue in code with app.queue(…) and start a worker or client '
                'of that code, or correct the name.'
@@ -94,17 +141,38 @@ begin
             using errcode = v_bad.code, hint = v_bad.hint;
     end if;
 
-    -- Keys first, in sorted order; a key that exists gives its run back, whatever that run's fate.
-    with new as (
-        insert into rowlock.run_key (app, key, run_id)
-        select v_app, k.key, rowlock.uuidv7()
-          from (select distinct e.v ->> 'key' collate "C" as key
-                  from jsonb_array_elements(start_many.runs) as e (v)
-                 where e.v ->> 'key' is not null
-                 order by 1) as k
-        on conflict (app, key) do nothing
-        returning key, run_id)
-    select array_agg(key), array_agg(run_id) into v_keys, v_ids from new;
+    -- Keys first, in sorted order; a key that exists gives its run back, whatever that run's fate. One that
+    -- retention removed in between was there and is there no more: once again.
+    v_asked := array(
+        select distinct e.v ->> 'key' collate "C" as key
+          from jsonb_array_elements(start_many.runs) as e (v)
+         where e.v ->> 'key' is not null
+         order by 1);
+    while cardinality(v_keys) + cardinality(v_known) < cardinality(v_asked) loop
+        with new as (
+            insert into rowlock.run_key (app, key, run_id)
+            select v_app, k.key, rowlock.uuidv7()
+              from unnest(v_asked) with ordinality as k (key, nth)
+             where not k.key = any (v_keys)
+             order by k.nth
+            on conflict (app, key) do nothing
+            returning key, run_id)
+        select v_keys || coalesce(array_agg(key), '{}'), v_ids || coalesce(array_agg(run_id), '{}')
+          into v_keys, v_ids from new;
+        exit when cardinality(v_keys) = cardinality(v_asked);
+        v_used := array(select unnest(v_asked) except select unnest(v_keys));
+        if start_many.runs @? '$[*].parent_id' then
+            -- They will be this parent's children too: not to be removed meanwhile.
+            perform 1 from rowlock.run as r
+              where r.id = any (array(select k.id from rowlock.used_keys(v_app, v_used) as k))
+              order by r.id for key share;
+        end if;
+        select coalesce(array_agg(k.key), '{}'), coalesce(array_agg(k.id), '{}') into v_known, v_known_ids
+          from rowlock.used_keys(v_app, v_used) as k;
+    end loop;
+    if v_known <> '{}' and start_many.runs @? '$[*].parent_id' then
+        perform rowlock.adopt(start_many.runs, v_known, v_known_ids);
+    end if;
 
     return query
     with asked as materialized (
@@ -139,10 +207,9 @@ begin
                v_app, f.queue, f.v ->> 'workflow'
           from fresh as f
     )
-    -- A look a key: as a join, a generic plan reads all keys of the app.
-    select coalesce(a.id, (select k.run_id from rowlock.run_key as k
-                            where k.app = v_app and k.key = a.key))
+    select coalesce(a.id, known.id)
       from asked as a
+      left join unnest(v_known, v_known_ids) as known (key, id) on known.key = a.key
      order by a.n;
 
     for v_queue in
@@ -154,7 +221,42 @@ begin
     end loop;
 end $$;
 comment on function rowlock.start_many(jsonb, text) is
-    'Starts many runs at once: [{"workflow", "input", "key", "queue", "priority", "delay" or "start_at", "attributes", "deadline", "trace_context"}, …]; gives their ids in the same order.';
+'Starts many runs at once and gives their ids, in the same order.
+
+runs: a JSON array of objects with "workflow" and, as with start, "input", "key", "queue", "priority",
+    "delay" or "start_at", "attributes", "trace_context", "deadline".
+app: which app; default: the one there is, if there is one.';
+
+-- used_keys: those of these keys that are used, and by which runs. A look a key: as a join, a generic plan
+-- reads all keys of the app.
+create or replace function rowlock.used_keys(p_app text, p_keys text[])
+returns table (key text, id uuid)
+language sql stable
+set search_path = pg_catalog set enable_seqscan = off set jit = off
+as $$
+    select k.key, u.run_id
+      from unnest(p_keys) as k (key)
+     cross join lateral (select y.run_id from rowlock.run_key as y
+                          where y.app = p_app and y.key = k.key offset 0) as u
+$$;
+
+-- adopt: a child with a key that was used is a run that was started before: from now on it stays as long
+-- as this parent too. The rows of these runs are held.
+create or replace function rowlock.adopt(p_runs jsonb, p_keys text[], p_ids uuid[]) returns void
+language sql volatile
+set search_path = pg_catalog set enable_seqscan = off set jit = off
+as $$
+    insert into rowlock.adoption as a (run_id, parent_id, parent_generation)
+    select k.id, (e.v ->> 'parent_id')::uuid, max(coalesce((e.v ->> 'parent_generation')::integer, 1))
+      from jsonb_array_elements(p_runs) as e (v)
+      join unnest(p_keys, p_ids) as k (key, id) on k.key = e.v ->> 'key'
+     cross join lateral (select r.parent_id from rowlock.run as r where r.id = k.id offset 0) as r
+     where r.parent_id is distinct from (e.v ->> 'parent_id')::uuid and e.v ->> 'parent_id' is not null
+     group by 1, 2
+    on conflict (run_id, parent_id) do update
+       set parent_generation = excluded.parent_generation
+     where a.parent_generation < excluded.parent_generation;
+$$;
 
 -- start: the same for one run, without the detour through JSON: this is what every caller waits for.
 create or replace function rowlock.start(
@@ -203,14 +305,18 @@ begin
     v_priority := coalesce(start.priority, 50);
 
     if start.key is not null then
-        insert into rowlock.run_key (app, key, run_id) values (v_app, start.key, rowlock.uuidv7())
-        on conflict (app, key) do nothing
-        returning run_id into v_id;
-        if v_id is null then
+        loop
+            insert into rowlock.run_key (app, key, run_id) values (v_app, start.key, rowlock.uuidv7())
+            on conflict (app, key) do nothing
+            returning run_id into v_id;
+            exit when v_id is not null;
             select k.run_id into v_id from rowlock.run_key as k
              where k.app = v_app and k.key = start.key;
-            return v_id;
-        end if;
+            if found then
+                return v_id;
+            end if;
+            -- Retention has removed that key in between: it is free.
+        end loop;
     else
         v_id := rowlock.uuidv7();
     end if;
@@ -232,4 +338,18 @@ begin
     return v_id;
 end $$;
 comment on function rowlock.start(text, jsonb, text, text, text, integer, interval, timestamptz, jsonb, jsonb, interval) is
-    'Starts a run of a workflow and gives its id; a key that exists gives that run back. Lower priority numbers run first (0 to 100, default 50). A run that has not ended within its deadline, counted from when it is due, fails.';
+'Starts a run of a workflow and gives its id. The run begins when the transaction commits, and never if
+it does not.
+
+workflow: its name. It need not be known yet: the run waits for a worker that knows it.
+input: its arguments by name, as a JSON object; default: none.
+key: an idempotency key, of up to 1,000 bytes: a key that the app has used gives that run back, whatever
+    became of it; default: none.
+queue: where it waits; default: the workflow''s queue.
+app: which app; default: the one there is, if there is one.
+priority: 0 (first) to 100 (last); default: 50.
+delay: how long it waits before it may begin; default: not at all.
+start_at: when it may begin, instead of a delay; default: now.
+attributes: what it shall be found by, as a JSON object; default: nothing.
+trace_context: the W3C trace it belongs to, {"traceparent": "…"}; default: it begins one.
+deadline: how long after it may begin it must have ended, else it fails; default: as long as it takes.';

@@ -131,8 +131,10 @@ begin
                 or not exists (select from rowlock.worker as w where w.id = t.worker_id))
         returning t.run_id)
     select coalesce(array_agg(run_id), '{}') into v_taken from taken;
+    -- Of its own app alone: another's limit may be another.
     v_given_up := array(select t.run_id from rowlock.task as t
-                         where t.run_id = any (v_taken) and t.takeovers >= p_max_takeovers);
+                         where t.run_id = any (v_taken) and t.takeovers >= p_max_takeovers
+                           and rowlock.allowed(t.app));
     if v_given_up <> '{}' then
         with gone as (
             delete from rowlock.task where run_id = any (v_given_up) returning *)
@@ -156,6 +158,9 @@ begin
     delete from rowlock.worker as w
      where w.id = any (v_dead)
        and not exists (select from rowlock.task as t where t.worker_id = w.id and t.state = 'running');
+    delete from rowlock.drain_request
+     where ctid = any (array(select d.ctid from rowlock.drain_request as d
+                              where d.worker_id = any (v_dead) for update skip locked));
     perform rowlock.notify_idle(q.app, q.queue)
        from (select distinct t.app, t.queue from rowlock.task as t
               where t.run_id = any (v_taken) and t.state = 'ready') as q;
@@ -171,8 +176,9 @@ begin
     perform rowlock.require_read_committed();
     taken_over := rowlock.reap(p_limit, p_max_takeovers);
     woken := rowlock.sweep_cancels(p_limit);
-    promoted := rowlock.promote_due(p_limit);
-    woken := woken + rowlock.sweep_wakes(p_limit);
+    -- A full batch of any of these is told as one: there may be more.
+    promoted := least(p_limit, rowlock.promote_due(p_limit) + rowlock.lift_pauses(p_limit));
+    woken := least(p_limit, woken + rowlock.sweep_wakes(p_limit));
     select extract(epoch from t.due_at - clock_timestamp())::double precision into next_due_in
       from rowlock.task as t
      where t.state in ('scheduled', 'waiting') and t.due_at < 'infinity'

@@ -11,6 +11,7 @@ language plpgsql volatile set search_path = pg_catalog as $$
 begin
     perform 1 from rowlock.task as t
       where t.run_id = p_run and t.generation = p_generation and t.epoch = p_epoch and t.state = 'running'
+        and rowlock.allowed(t.app)
         for key share;
     if not found then
         raise exception 'run % is no longer owned in epoch %', p_run, p_epoch
@@ -39,6 +40,7 @@ begin
            p_place, 'transaction', p_name, p_error
       from rowlock.task as t
      where t.run_id = p_run and t.generation = p_generation and t.epoch = p_epoch and t.state = 'running'
+       and rowlock.allowed(t.app)
        for key share
     on conflict do nothing;
     return query
@@ -46,5 +48,6 @@ begin
       from rowlock.step as s
      where s.run_id = p_run and s.generation = p_generation and s.place = p_place
        and exists (select from rowlock.task as t
-                    where t.run_id = p_run and t.epoch = p_epoch and t.state = 'running');
+                    where t.run_id = p_run and t.epoch = p_epoch and t.state = 'running'
+                      and rowlock.allowed(t.app));
 end $$;

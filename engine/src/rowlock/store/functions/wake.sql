@@ -111,6 +111,7 @@ declare
     v_parents  uuid[];
     v_locked   uuid[];
     v_folded   text[];
+    v_held     uuid[];
     v_complete uuid[];
 begin
     v_parents := array(
@@ -130,6 +131,14 @@ begin
         select a.name from rowlock.arrival as a
          where a.name = any (p_groups) group by a.name having count(*) > 64);
     if v_folded <> '{}' then
+        -- Not while a removal takes the parent's arrivals away: the new one would stay for ever.
+        v_held := array(
+            select r.id from rowlock.run as r
+             where r.id = any (array(select split_part(f.name, ':', 1)::uuid from unnest(v_folded) as f (name)))
+             order by r.id for key share skip locked);
+        v_folded := array(
+            select f.name from unnest(v_folded) as f (name)
+             where split_part(f.name, ':', 1)::uuid = any (v_held));
         with gone as (
             delete from rowlock.arrival
              where ctid = any (array(select a.ctid from rowlock.arrival as a

@@ -10,7 +10,12 @@ language plpgsql volatile set search_path = pg_catalog as $$
 declare
     v_id bigint;
 begin
-    if p_version <> '' then
+    if not rowlock.allowed(p_app) then
+        perform rowlock.refuse_app(p_app);
+    end if;
+    -- Looked for first: an insert would wait for whoever is promoting this version.
+    if p_version <> '' and not exists (
+          select from rowlock.version as v where v.app = p_app and v.name = p_version) then
         insert into rowlock.version (app, name) values (p_app, p_version)
         on conflict do nothing;
     end if;
@@ -28,6 +33,9 @@ create or replace function rowlock.show_app(
 returns void
 language plpgsql volatile set search_path = pg_catalog as $$
 begin
+    if not rowlock.allowed(p_app) then
+        perform rowlock.refuse_app(p_app);
+    end if;
     insert into rowlock.queue (app, name)
     select p_app, q.name from unnest(p_queues) as q (name)
      where not exists (select from rowlock.queue as x where x.app = p_app and x.name = q.name)
@@ -55,17 +63,28 @@ begin
                 for update skip locked));
 end $$;
 
--- heartbeat: renew the lease, and say what this worker owns, so that both sides can be
--- reconciled: a claim whose reply was lost, a run that was taken over; and which of its runs are to
--- be cancelled. No row: the worker was declared dead and must begin anew. clock_timestamp(), not
+-- heartbeat: renew the lease, say which steps take long (p_doing, for people), and hear what this
+-- worker owns, so that both sides can be reconciled: a claim whose reply was lost, a run that was
+-- taken over; and which of its runs are to be cancelled. No row: the worker was declared dead and must begin anew. clock_timestamp(), not
 -- now(): a lease counted from the begin of a transaction that had to wait may be over when it is
--- written (8F).
-create or replace function rowlock.heartbeat(p_worker bigint, p_lease interval)
+-- written (8F). A request to drain becomes a fact of the worker's row here: only the worker itself may
+-- touch that row, for whoever else did so in an open transaction would cost it its lease.
+create or replace function rowlock.heartbeat(p_worker bigint, p_lease interval, p_doing jsonb)
 returns table (run_ids uuid[], epochs integer[], cancels text)
 language plpgsql volatile set search_path = pg_catalog set enable_seqscan = off set jit = off as $$
 begin
     perform rowlock.require_read_committed();
-    update rowlock.worker set lease_until = clock_timestamp() + p_lease where id = p_worker;
+    update rowlock.worker as w
+       set lease_until = clock_timestamp() + p_lease,
+           draining = w.draining or exists (
+               select from rowlock.drain_request as d where d.worker_id = p_worker),
+           doing = (select jsonb_agg(jsonb_build_object(
+                               'run', d.run, 'place', d.place, 'name', d.name, 'attempt', d.attempt,
+                               'since', clock_timestamp() - d.seconds * interval '1 second'))
+                      from jsonb_to_recordset(p_doing) as d (
+                               run uuid, place text, name text, attempt integer,
+                               seconds double precision))
+     where w.id = p_worker and rowlock.allowed(w.app);
     if not found then
         return;
     end if;
@@ -81,10 +100,11 @@ begin
      where t.worker_id = p_worker and t.state = 'running';
 end $$;
 
--- drain: this worker takes no new runs.
+-- drain: this worker takes no new runs. For the worker itself; others ask with drain_worker.
 create or replace function rowlock.drain(p_worker bigint) returns void
 language sql volatile set search_path = pg_catalog as $$
-    update rowlock.worker set draining = true, listening = false where id = p_worker;
+    update rowlock.worker as w set draining = true, listening = false
+     where w.id = p_worker and rowlock.allowed(w.app);
 $$;
 
 -- leave: the worker is done; whatever it still owned is free at once. Skips if a reaper is at it.
@@ -96,7 +116,8 @@ declare
     v_freed integer;
 begin
     perform rowlock.require_read_committed();
-    perform 1 from rowlock.worker where id = p_worker for update skip locked;
+    perform 1 from rowlock.worker as w
+      where w.id = p_worker and rowlock.allowed(w.app) for update skip locked;
     if not found then
         return 0;
     end if;
@@ -109,6 +130,9 @@ begin
     get diagnostics v_freed = row_count;
     if not exists (select from rowlock.task where worker_id = p_worker and state = 'running') then
         delete from rowlock.worker where id = p_worker;
+        delete from rowlock.drain_request
+         where ctid = any (array(select d.ctid from rowlock.drain_request as d
+                                  where d.worker_id = p_worker for update skip locked));
     end if;
     return v_freed;
 end $$;

@@ -104,6 +104,9 @@ create index wait_group on rowlock.wait (name) where kind = 'group';
 comment on column rowlock.wait.name is 'The message''s topic, the event''s name, or the group of children''s.';
 comment on column rowlock.wait.count is 'How many children the group has.';
 
+alter table rowlock.worker add column doing jsonb;
+comment on column rowlock.worker.doing is 'Steps that had been running for more than a second at the last heartbeat: run, place, name, attempt, since.';
+
 -- Clients that wait for news of runs. Unlogged: after a crash they have to connect again anyway.
 create unlogged table rowlock.listener (
     id     uuid        not null,

@@ -1,4 +1,4 @@
-"""The fixture of all races: a database with one app, and sessions on it."""
+"""Fixtures of the races, and of all else that calls our functions: a database, sessions on it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ end $$
 
 @pytest.fixture(scope="module")
 def connections(server: Server, template: str) -> Iterator[Connections]:
-    """Connections to a migrated database for all races of a module."""
+    """Connections to a migrated database for all tests of a module."""
     with postgres.new_database(server, template) as url:
         connections = Connections(url)
         yield connections

@@ -1,0 +1,433 @@
+-- explain: the one thing that holds a run back, and what to do about it.
+--
+-- A run may be held back by several things at once: the answer is the one that has to go first. Of
+-- a run that waits for a child the answer is the child, and the hint says how to ask on. What is
+-- counted is counted up to a bound, so the answer comes at once however deep the queue is.
+
+-- moment: a time as people read it, in the session's time zone.
+create or replace function rowlock.moment(p_at timestamptz) returns text
+language sql stable set search_path = pg_catalog
+return p_at::timestamptz(0)::text;
+
+-- serving: how many live workers of an app could take a task: of its app, of its queue, of its version,
+-- and not draining. And how many runs they could hold, and hold.
+create or replace function rowlock.serving(
+    p_task rowlock.task, out of_app integer, out of_queue integer, out of_version integer,
+    out taking integer, out slots integer, out busy integer, out last_lease timestamptz)
+language sql stable
+set search_path = pg_catalog
+as $$
+    with alive as (
+        select w.id, w.slots,
+               w.draining or exists (select from rowlock.drain_request as d where d.worker_id = w.id) as draining,
+               w.queues is null or p_task.queue = any (w.queues) as has_queue,
+               w.version = '' or w.version = coalesce(
+                   nullif(p_task.version, ''), rowlock.current_version(p_task.app)) as has_version
+          from rowlock.worker as w
+         where w.app = p_task.app and w.lease_until > clock_timestamp()
+    ), fit as (
+        select a.id, a.slots from alive as a where a.has_queue and a.has_version and not a.draining)
+    select (select count(*) from alive)::integer,
+           (select count(*) from alive as a where a.has_queue)::integer,
+           (select count(*) from alive as a where a.has_queue and a.has_version)::integer,
+           (select count(*) from fit)::integer,
+           (select coalesce(sum(f.slots), 0) from fit as f)::integer,
+           (select count(*) from rowlock.task as t
+             where t.state = 'running' and t.worker_id = any (array(select f.id from fit as f)))::integer,
+           (select max(w.lease_until) from rowlock.worker as w where w.app = p_task.app)
+$$;
+
+-- why_not_claimed: of a run that is ready, or would be if somebody looked.
+create or replace function rowlock.why_not_claimed(
+    p_task rowlock.task, out cause text, out message text, out hint text, out details jsonb)
+language plpgsql stable
+set search_path = pg_catalog
+set enable_seqscan = off set jit = off
+as $$
+declare
+    v_serving record;
+    v_ahead   integer;
+    v_names   text;
+begin
+    select * into v_serving from rowlock.serving(p_task);
+    details := jsonb_build_object('app', p_task.app, 'queue', p_task.queue, 'due_at', p_task.due_at,
+                                  'pinned_to_version', nullif(p_task.version, ''));
+    if v_serving.of_app = 0 then
+        cause := 'no_worker';
+        message := format('no live worker serves app %s', p_task.app)
+                   || coalesce('; the last lease ended at ' || rowlock.moment(v_serving.last_lease), '');
+        hint := format('Start one (rowlock worker …), or look why app %s''s workers don''t come up.', p_task.app);
+    elsif v_serving.of_queue = 0 then
+        cause := 'no_worker_for_queue';
+        select string_agg(distinct q, ', ' order by q) into v_names
+          from rowlock.worker as w cross join unnest(w.queues) as q
+         where w.app = p_task.app and w.lease_until > clock_timestamp();
+        message := format('no live worker of app %s serves queue %s; they serve %s',
+                          p_task.app, p_task.queue, v_names);
+        hint := 'Start a worker for that queue (rowlock worker … --queues), or move the run with rowlock.move.';
+    elsif v_serving.of_version = 0 then
+        cause := 'no_worker_of_version';
+        select string_agg(distinct w.version, ', ' order by w.version) into v_names
+          from rowlock.worker as w
+         where w.app = p_task.app and w.lease_until > clock_timestamp();
+        details := details || jsonb_build_object(
+            'version', coalesce(nullif(p_task.version, ''), rowlock.current_version(p_task.app)));
+        if p_task.version <> '' then
+            message := format('it is pinned to version %s, and no live worker that serves queue %s carries it; '
+                              'they carry %s', p_task.version, p_task.queue, v_names);
+            hint := 'Deploy that version again, or let other code take it: rowlock.cancel and rowlock.resume, or '
+                    'rowlock.fork.';
+        else
+            message := format('version %s is the current one of app %s and takes new runs, but no live worker that '
+                              'serves queue %s carries it; they carry %s',
+                              rowlock.current_version(p_task.app), p_task.app, p_task.queue, v_names);
+            hint := 'Start workers of that version, or promote another: rowlock.promote.';
+        end if;
+    elsif v_serving.taking = 0 then
+        cause := 'workers_draining';
+        message := format('all %s live workers that could take it are draining', v_serving.of_version);
+        hint := 'They finish what they have and leave; others must take their place.';
+    elsif not exists (select from rowlock.workflow as w
+                       where w.app = p_task.app and w.name = p_task.workflow) then
+        cause := 'unknown_workflow';
+        message := format('no code of app %s has shown a workflow named %s', p_task.app, p_task.workflow);
+        hint := 'Is the name right? If its code is still to be deployed, the run waits for it.';
+    else
+        select count(*) into v_ahead
+          from (select from rowlock.task as t
+                 where t.app = p_task.app and t.queue = p_task.queue and t.state = 'ready'
+                   and t.version in (p_task.version, '')
+                   and (t.priority, t.due_at, t.run_id) < (p_task.priority, p_task.due_at, p_task.run_id)
+                 limit 10000) as ahead;
+        cause := 'queued';
+        message := case v_ahead
+                       when 0 then 'it is the next to be claimed'
+                       else format('it is behind %s others in priority order',
+                                   case when v_ahead = 10000 then 'at least 10000' else v_ahead::text end)
+                   end
+                   || format('; %s of %s slots of the workers that serve queue %s are busy',
+                             v_serving.busy, v_serving.slots, p_task.queue);
+        hint := case when v_serving.busy >= v_serving.slots
+                     then 'More workers or slots would take it sooner; so would a lower priority number '
+                          '(rowlock.reprioritise).'
+                     else 'Nothing: it will be claimed soon.' end;
+        details := details || jsonb_build_object(
+            'ahead', v_ahead, 'slots', v_serving.slots, 'busy', v_serving.busy, 'workers', v_serving.taking);
+    end if;
+end $$;
+
+-- why_paused: of a run that could be claimed.
+create or replace function rowlock.why_paused(
+    p_task rowlock.task, out cause text, out message text, out hint text, out details jsonb)
+language plpgsql stable
+set search_path = pg_catalog
+set enable_seqscan = off set jit = off
+as $$
+declare
+    v_pause rowlock.pause;
+begin
+    select p.* into v_pause from rowlock.pause as p
+     where p.app = p_task.app and p.lifted_at is null
+       and (p.queue is null or p.queue = p_task.queue)
+       and (p.workflow is null or p.workflow = p_task.workflow)
+     order by num_nonnulls(p.queue, p.workflow), p.workflow is not null limit 1;
+    if not found then
+        return;
+    end if;
+    cause := case when v_pause.queue is not null then 'queue_paused'
+                  when v_pause.workflow is not null then 'workflow_paused' else 'app_paused' end;
+    message := format('%s was paused at %s by %s',
+                      case when v_pause.queue is not null then 'queue ' || v_pause.queue
+                           when v_pause.workflow is not null then 'workflow ' || v_pause.workflow
+                           else 'app ' || v_pause.app end,
+                      rowlock.moment(v_pause.paused_at), v_pause.paused_by)
+               || coalesce(': ' || v_pause.reason, '');
+    hint := 'rowlock.unpause lets its runs go on.';
+    details := jsonb_build_object('paused_at', v_pause.paused_at, 'paused_by', v_pause.paused_by,
+                                  'reason', v_pause.reason);
+end $$;
+
+-- why_blocked: of a run that needs a person or other code.
+create or replace function rowlock.why_blocked(
+    p_task rowlock.task, out cause text, out message text, out hint text, out details jsonb)
+language plpgsql stable
+set search_path = pg_catalog
+as $$
+declare
+    v_kind text := p_task.reason ->> 'kind';
+begin
+    if v_kind = 'paused' then  -- set aside by a claim, because its workflow is paused
+        select w.* into cause, message, hint, details from rowlock.why_paused(p_task) as w;
+        if cause is not null then
+            return;
+        end if;
+    end if;
+    cause := coalesce(v_kind, 'blocked');
+    message := coalesce(p_task.reason ->> 'message', 'it is blocked');
+    hint := case v_kind
+                when 'nondeterminism' then
+                    'Deploy code that fits what is recorded, then rowlock.resume; or rowlock.cancel it and '
+                    'rowlock.rewind to before that place.'
+                when 'codec' then 'Give the workers the codec or key that it names, then rowlock.resume.'
+                when 'unknown_workflow' then 'It goes on by itself when a worker that has the workflow starts.'
+                when 'paused' then 'Nothing: its workflow is not paused any more, a worker makes it ready.'
+                else 'When the reason is mended: rowlock.resume.' end;
+    details := p_task.reason;
+end $$;
+
+-- why_running: of a run that a worker has.
+create or replace function rowlock.why_running(
+    p_task rowlock.task, out cause text, out message text, out hint text, out details jsonb)
+language plpgsql stable
+set search_path = pg_catalog
+set enable_seqscan = off set jit = off
+as $$
+declare
+    v_worker rowlock.worker;
+    v_step   record;
+    v_last   record;
+    v_cancel record;
+begin
+    select w.* into v_worker from rowlock.worker as w where w.id = p_task.worker_id;
+    details := jsonb_build_object('worker_id', p_task.worker_id, 'host', v_worker.host, 'pid', v_worker.pid,
+                                  'claimed_at', p_task.claimed_at, 'epoch', p_task.epoch,
+                                  'lease_until', v_worker.lease_until);
+    if v_worker.id is null or v_worker.lease_until <= clock_timestamp() then
+        cause := 'worker_lost';
+        message := format('worker %s', p_task.worker_id)
+                   || case when v_worker.id is null then ', which ran it, is gone'
+                           else format(' (%s, pid %s), which runs it, has not renewed its lease, which ended at %s',
+                                       v_worker.host, v_worker.pid, rowlock.moment(v_worker.lease_until)) end;
+        hint := case when exists (select from rowlock.worker as w where w.lease_until > clock_timestamp())
+                     then 'Another worker takes the run over with its next round.'
+                     else 'No worker is alive to take the run over: start one.' end;
+        return;
+    end if;
+    select x ->> 'place' as place, x ->> 'name' as name, (x ->> 'attempt')::integer as attempt,
+           (x ->> 'since')::timestamptz as since
+      into v_step
+      from jsonb_array_elements(v_worker.doing) as x
+     where (x ->> 'run')::uuid = p_task.run_id
+     order by x ->> 'since' limit 1;
+    select s.place, s.kind, s.name, s.recorded_at into v_last
+      from rowlock.step as s
+     where s.run_id = p_task.run_id and s.generation = p_task.generation
+     order by s.position desc limit 1;
+    select * into v_cancel from rowlock.cancelling(p_task);
+    message := format('worker %s (%s, pid %s) has been running it since %s', v_worker.id, v_worker.host,
+                      v_worker.pid, rowlock.moment(p_task.claimed_at))
+               || case when v_step.place is not null
+                       then format(', and step %s at place %s, attempt %s, since %s', v_step.name, v_step.place,
+                                   v_step.attempt, rowlock.moment(v_step.since))
+                       when v_last.place is not null
+                       then format('; it recorded %s at place %s last, at %s',
+                                   concat_ws(' ', v_last.kind, nullif(v_last.name, '')), v_last.place,
+                                   rowlock.moment(v_last.recorded_at))
+                       else '; it has recorded nothing yet' end;
+    details := details || jsonb_build_object('step', to_jsonb(v_step), 'last', to_jsonb(v_last));
+    if v_cancel.requested_at is not null then
+        cause := v_cancel.cause;
+        message := v_cancel.message || '; ' || message;
+        hint := v_cancel.hint;
+        details := details || v_cancel.details;
+    else
+        cause := 'running';
+        hint := 'Nothing. If a step takes too long, give it a timeout; rowlock.cancel stops the run.';
+    end if;
+end $$;
+
+-- cancelling: whether a run is to be cancelled, and how far that is.
+create or replace function rowlock.cancelling(
+    p_task rowlock.task, out cause text, out message text, out hint text, out details jsonb,
+    out requested_at timestamptz)
+language plpgsql stable
+set search_path = pg_catalog
+set enable_seqscan = off set jit = off
+as $$
+declare
+    v_request rowlock.cancel_request;
+    v_seen    record;
+begin
+    select c.* into v_request from rowlock.cancel_request as c
+     where c.run_id = p_task.run_id and rowlock.is_meant(c, p_task.generation)
+     order by c.requested_at limit 1;
+    select s.recorded_at, s.recorded_at + (s.output ->> 'grace_s')::double precision * interval '1 second' as until
+      into v_seen
+      from rowlock.step as s
+     where s.run_id = p_task.run_id and s.generation = p_task.generation and s.place = 'cancel';
+    if v_request.run_id is null and v_seen.recorded_at is null then
+        return;
+    end if;
+    requested_at := coalesce(v_request.requested_at, v_seen.recorded_at);
+    details := jsonb_build_object('cancel_requested_at', requested_at, 'cancel_reason', v_request.reason,
+                                  'cancel_seen_at', v_seen.recorded_at, 'cleanup_until', v_seen.until);
+    if v_seen.recorded_at is null then
+        cause := 'cancel_requested';
+        message := format('a cancel was requested at %s', rowlock.moment(requested_at))
+                   || coalesce(' (' || v_request.reason || ')', '') || '; its code has not met it yet';
+        hint := 'Nothing: it gets it where it waits next. rowlock.cancel(…, force => true) does not wait for it.';
+    else
+        cause := 'cleaning_up';
+        message := format('it was cancelled at %s and may clean up until %s', rowlock.moment(v_seen.recorded_at),
+                          rowlock.moment(v_seen.until));
+        hint := 'Nothing: it ends when it has cleaned up and undone what it registered. '
+                'rowlock.cancel(…, force => true) ends it now.';
+    end if;
+end $$;
+
+-- why_asleep: what a run waits for. Of several things the one that comes first in the program.
+create or replace function rowlock.why_asleep(
+    p_task rowlock.task, out cause text, out message text, out hint text, out details jsonb)
+language plpgsql stable
+set search_path = pg_catalog
+set enable_seqscan = off set jit = off
+as $$
+declare
+    v_wait   rowlock.wait;
+    v_waits  jsonb;
+    v_status text;
+    v_other  rowlock.run;
+    v_here   bigint;
+begin
+    if p_task.state = 'scheduled' and p_task.started_at is null then
+        cause := 'not_due';
+        message := format('it is not due until %s', rowlock.moment(p_task.due_at));
+        hint := 'Nothing; rowlock.reschedule changes that.';
+        details := jsonb_build_object('due_at', p_task.due_at);
+        return;
+    elsif p_task.state = 'scheduled' then
+        cause := 'saving_up';
+        message := format('something that it waits for has come; it waits for much, and is woken at %s for all '
+                          'that comes until then', rowlock.moment(p_task.due_at));
+        hint := 'Nothing: it goes on by itself.';
+        details := jsonb_build_object('due_at', p_task.due_at);
+        return;
+    end if;
+    select jsonb_agg(jsonb_build_object(
+               'place', w.place, 'kind', w.kind, 'name', w.name, 'run_id', w.on_run_id, 'due_at', w.due_at,
+               'attempt', nullif(w.attempt, 0), 'since', w.opened_at)
+               order by string_to_array(w.place, '.')::integer[])
+      into v_waits
+      from rowlock.wait as w
+     where w.run_id = p_task.run_id and w.generation = p_task.generation
+       and w.place ~ '^\d{1,9}(\.\d{1,9})*$';
+    select w.* into v_wait from rowlock.wait as w
+     where w.run_id = p_task.run_id and w.generation = p_task.generation
+     order by w.kind in ('timer', 'retry'), w.due_at, w.place collate "C" limit 1;
+    details := jsonb_build_object('waits', v_waits, 'due_at', nullif(p_task.due_at, 'infinity'));
+    if v_wait.on_run_id is not null then
+        select r.* into v_other from rowlock.run as r where r.id = v_wait.on_run_id;
+        v_status := coalesce(
+            (select t.state from rowlock.task as t where t.run_id = v_wait.on_run_id),
+            (select o.status from rowlock.outcome as o where o.run_id = v_wait.on_run_id
+              order by o.generation desc limit 1));
+        details := details || jsonb_build_object('other_run', v_wait.on_run_id, 'other_status', v_status);
+    end if;
+    case v_wait.kind
+        when 'message' then
+            cause := 'waiting_for_message';
+            message := format('it waits for a message on topic %s', v_wait.name);
+            hint := format('rowlock.send(''%s'', ''%s'', …) sends one.', p_task.run_id, v_wait.name);
+        when 'event' then
+            cause := 'waiting_for_event';
+            message := format('it waits for event %s of run %s of %s, which is %s', v_wait.name, v_wait.on_run_id,
+                              v_other.workflow, v_status);
+            hint := format('What holds that run: select * from rowlock.explain(''%s'').', v_wait.on_run_id);
+        when 'run' then
+            cause := 'waiting_for_run';
+            message := format('it waits for the end of run %s of %s, which is %s', v_wait.on_run_id, v_other.workflow,
+                              v_status);
+            hint := format('What holds that run: select * from rowlock.explain(''%s'').', v_wait.on_run_id);
+        when 'group' then
+            select coalesce(sum(a.count), 0) into v_here from rowlock.arrival as a where a.name = v_wait.name;
+            cause := 'waiting_for_children';
+            message := format('it waits for %s children, of which %s have ended', v_wait.count, v_here);
+            hint := format('Those that have not: select * from rowlock.runs where parent_id = ''%s'' and finished_at is null.',
+                           p_task.run_id);
+            details := details || jsonb_build_object('children', v_wait.count, 'ended', v_here);
+        when 'retry' then
+            cause := 'waiting_to_retry';
+            message := format('attempt %s of the step at place %s failed with %s: %s', v_wait.attempt, v_wait.place,
+                              v_wait.error ->> 'type', left(v_wait.error ->> 'message', 300));
+            hint := 'It is tried again by its retry policy.';
+        when 'timer' then
+            cause := 'sleeping';
+            message := 'it sleeps';
+            hint := 'Nothing: it goes on by itself.';
+        else
+            cause := 'waiting';
+            message := 'it waits for something that is not noted';
+            hint := 'It looks again by itself.';
+    end case;
+    if p_task.due_at < 'infinity' then
+        message := message || case
+            when v_wait.kind in ('timer', 'retry') then format(', until %s', rowlock.moment(p_task.due_at))
+            else format('; it looks again at %s', rowlock.moment(p_task.due_at)) end;
+    end if;
+    if jsonb_array_length(v_waits) > 1 then
+        message := message || format(', and for %s other things', jsonb_array_length(v_waits) - 1);
+    end if;
+end $$;
+
+create or replace function rowlock.explain(run_id uuid)
+returns table (status text, cause text, message text, hint text, details jsonb)
+language plpgsql stable
+set search_path = pg_catalog
+set enable_seqscan = off set jit = off
+as $$
+#variable_conflict use_column
+declare
+    v_task rowlock.task;
+    v_end  rowlock.outcome;
+    v_why  record;
+begin
+    select t.* into v_task from rowlock.task as t where t.run_id = explain.run_id;
+    if not found then
+        select o.* into v_end from rowlock.outcome as o
+         where o.run_id = explain.run_id order by o.generation desc limit 1;
+    end if;
+    if coalesce(v_task.app, v_end.app) is null or not rowlock.allowed(coalesce(v_task.app, v_end.app)) then
+        return query select null::text, 'unknown', format('there is no run %s', explain.run_id),
+                            'The id is wrong, or retention has removed the run.', '{}'::jsonb;
+        return;
+    elsif v_task.run_id is null then
+        return query
+        select v_end.status, 'finished',
+               format('it has %s, at %s', case v_end.status when 'cancelled' then 'been cancelled'
+                                               when 'dead' then 'been given up' else v_end.status end,
+                      rowlock.moment(v_end.finished_at))
+               || coalesce(format(': %s: %s', v_end.error ->> 'type', left(v_end.error ->> 'message', 300)), ''),
+               case v_end.status
+                   when 'failed' then 'rowlock.retry goes on from its failed step; rowlock.rewind or fork do a part of it again.'
+                   when 'succeeded' then 'rowlock.rewind or fork do a part of it again.'
+                   else 'rowlock.resume lets it go on from what is recorded.' end,
+               jsonb_build_object('finished_at', v_end.finished_at, 'generation', v_end.generation);
+        return;
+    end if;
+
+    if v_task.state = 'running' then
+        v_why := rowlock.why_running(v_task);
+    elsif v_task.state = 'blocked' then
+        v_why := rowlock.why_blocked(v_task);
+    elsif v_task.state = 'ready' or v_task.due_at <= clock_timestamp() then
+        v_why := rowlock.why_paused(v_task);
+        if v_why.cause is null then
+            v_why := rowlock.why_not_claimed(v_task);
+        end if;
+    else
+        select c.cause, c.message, c.hint, c.details into v_why from rowlock.cancelling(v_task) as c;
+        if v_why.cause is null then
+            v_why := rowlock.why_asleep(v_task);
+        end if;
+    end if;
+    return query select v_task.state, v_why.cause, v_why.message, v_why.hint, v_why.details;
+end $$;
+comment on function rowlock.explain(uuid) is
+'Why a run is not running, or not done. Always one row; an unknown id is a cause too.
+
+run_id: the run.
+status: the run''s status; null: there is none.
+cause: the one that has to go first, in a word.
+message: the same in a sentence.
+hint: what to do about it.
+details: the facts, as a JSON object.';

@@ -1,0 +1,123 @@
+-- policies: how long ended runs are kept, and their keys.
+--
+-- Nothing is removed that nobody asked for: runs without a policy are kept for ever. Of several that fit
+-- the most specific counts: that of the workflow and the outcome, else of the workflow, else of the
+-- outcome, else of the app. Removals read them without a lock: whoever leaves a change open holds up
+-- nobody but another change of the same policy.
+
+-- policy_for: what counts for runs of this kind; no row: they are kept for ever.
+create or replace function rowlock.policy_for(p_app text, p_workflow text, p_outcome text)
+returns setof rowlock.retention
+language sql stable rows 1
+set search_path = pg_catalog
+as $$
+    select p.* from rowlock.retention as p
+     where p.app = p_app and coalesce(p.workflow, p_workflow) = p_workflow
+       and coalesce(p.outcome, p_outcome) = p_outcome
+     order by p.workflow nulls last, p.outcome nulls last
+     limit 1
+$$;
+
+create or replace function rowlock.set_retention(
+    keep       interval,
+    workflow   text     default null,
+    outcome    text     default null,
+    keep_keys  interval default null,
+    archive    boolean  default false,
+    app        text     default null)
+returns boolean
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+#variable_conflict use_column
+declare
+    v_app    text := rowlock.resolve_app(set_retention.app);
+    v_why    text;
+    v_before rowlock.retention;
+begin
+    v_why := case
+        when set_retention.keep < interval '0'
+            then format('keep is %s, but must be 0 or more', set_retention.keep)
+        when set_retention.outcome not in ('succeeded', 'failed', 'cancelled', 'dead')
+            then format('outcome is %s, but must be succeeded, failed, cancelled or dead',
+                        rowlock.shown(set_retention.outcome))
+        when set_retention.keep_keys is not null and set_retention.keep is null
+            then 'keep_keys has no meaning for runs that are kept for ever'
+        when set_retention.keep_keys < set_retention.keep
+            then format('keep_keys is %s, but a key stays at least as long as its run, %s',
+                        set_retention.keep_keys, set_retention.keep)
+        when greatest(set_retention.keep, set_retention.keep_keys) > interval '1000 years'
+            then format('%s is more than 1000 years', greatest(set_retention.keep, set_retention.keep_keys))
+        end;
+    if v_why is not null then
+        raise exception '%', v_why
+            using errcode = 'RLV02',
+                  hint = 'For example rowlock.set_retention(interval ''7 days'', outcome => ''succeeded''). '
+                         'Nothing was changed.';
+    end if;
+    if set_retention.workflow is not null then
+        perform rowlock.check_name('workflow', set_retention.workflow);
+    end if;
+    select p.* into v_before from rowlock.retention as p
+     where p.app = v_app and p.workflow is not distinct from set_retention.workflow
+       and p.outcome is not distinct from set_retention.outcome
+       for update;
+    if found and (v_before.keep, v_before.keep_keys, v_before.archive)
+                 is not distinct from (set_retention.keep, set_retention.keep_keys,
+                                       coalesce(set_retention.archive, false)) then
+        return false;
+    end if;
+    insert into rowlock.retention as p (app, workflow, outcome, keep, keep_keys, archive)
+    values (v_app, set_retention.workflow, set_retention.outcome, set_retention.keep,
+            set_retention.keep_keys, coalesce(set_retention.archive, false))
+    on conflict on constraint retention_kind do update
+       set keep = excluded.keep, keep_keys = excluded.keep_keys, archive = excluded.archive,
+           set_at = excluded.set_at;
+    perform rowlock.note_audit(
+        'set_retention', v_app, null, rowlock.retained_thing(set_retention.workflow, set_retention.outcome),
+        jsonb_build_object('keep', v_before.keep, 'keep_keys', v_before.keep_keys, 'archive', v_before.archive),
+        jsonb_build_object('keep', coalesce(set_retention.keep::text, 'for ever'),
+                           'keep_keys', set_retention.keep_keys, 'archive', set_retention.archive));
+    return true;
+end $$;
+comment on function rowlock.set_retention(interval, text, text, interval, boolean, text) is
+    'How long ended runs of an app are kept, counted from their end (null: for ever), and their keys; for a workflow, an outcome, both or all. archive: only removed by those who archive them first. True when it was otherwise before.';
+
+-- retained_thing: what a policy is for, as the audit calls it.
+create or replace function rowlock.retained_thing(p_workflow text, p_outcome text) returns text
+language sql stable
+return coalesce(nullif(concat_ws(', ', 'workflow ' || p_workflow, p_outcome), ''), 'app');
+
+create or replace function rowlock.drop_retention(
+    workflow text default null, outcome text default null, app text default null)
+returns boolean
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+#variable_conflict use_column
+declare
+    v_app    text := rowlock.resolve_app(drop_retention.app);
+    v_before rowlock.retention;
+begin
+    delete from rowlock.retention as p
+     where p.app = v_app and p.workflow is not distinct from drop_retention.workflow
+       and p.outcome is not distinct from drop_retention.outcome
+    returning p.* into v_before;
+    if not found then
+        return false;
+    end if;
+    perform rowlock.note_audit(
+        'drop_retention', v_app, null, rowlock.retained_thing(drop_retention.workflow, drop_retention.outcome),
+        jsonb_build_object('keep', coalesce(v_before.keep::text, 'for ever'), 'keep_keys', v_before.keep_keys,
+                           'archive', v_before.archive),
+        '{}');
+    return true;
+end $$;
+comment on function rowlock.drop_retention(text, text, text) is
+    'Drops the policy for this workflow, outcome, both or all. False when there was none.';
+
+create or replace view rowlock.retentions as
+select p.app, p.workflow, p.outcome, p.keep, p.keep_keys, p.archive, p.set_at
+  from rowlock.retention as p;
+comment on view rowlock.retentions is
+    'How long ended runs are kept; the most specific policy counts, what has none is kept for ever.';
