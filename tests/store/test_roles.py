@@ -300,6 +300,7 @@ REACHES: dict[str, tuple[str, str]] = {
     "fleet_workers": ("shop_reader", "select * from rowlock.fleet_workers('bank')"),
     "fleet_versions": ("shop_reader", "select * from rowlock.fleet_versions('bank')"),
     "fleet_rates": ("shop_reader", "select * from rowlock.fleet_rates('bank')"),
+    "oldest_waits": ("shop_reader", "select * from rowlock.oldest_waits(10, 'bank')"),
 }
 
 OF_NO_APP = {

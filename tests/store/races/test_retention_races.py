@@ -343,6 +343,21 @@ def test_a_child_that_was_found_by_its_key_stays_as_long_as_any_of_its_parents(
     assert (world.count("run"), world.count("adoption")) == (0, 0)
 
 
+def test_a_child_that_a_later_history_finds_by_its_key_stays_with_that(world: World) -> None:
+    worker = world.worker()
+    [parent] = world.claimed_by(worker)
+    shared = keyed_child(world.anybody, parent, "report")
+    worker.journal(finish(worker.claim_run(shared)), go_on(parent))
+    [again] = worker.claim()
+    assert keyed_child(world.anybody, again, "report") == shared
+    policy(world)
+    age(world)
+    assert retain(world.anybody) == 0
+    worker.journal(go_on(again))
+    assert retain(world.anybody) == 1
+    assert there(world, parent.run_id, shared) == [True, False]
+
+
 def test_a_child_that_is_being_found_by_its_key_is_not_removed(world: World) -> None:
     worker = world.worker()
     [parent] = world.claimed_by(worker)

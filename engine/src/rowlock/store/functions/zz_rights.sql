@@ -85,7 +85,8 @@ as $$
         ('fleet_tasks',               '{reader,admin}',               true),
         ('fleet_workers',             '{reader,admin}',               true),
         ('fleet_versions',            '{reader,admin}',               true),
-        ('fleet_rates',               '{reader,admin}',               true)
+        ('fleet_rates',               '{reader,admin}',               true),
+        ('oldest_waits',              '{reader,admin}',               true)
       ) as x (name, roles, reads)
 $$;
 
@@ -114,7 +115,7 @@ as $$
         ('workflow',       '{client,worker,reader,admin}'),
         ('run_key',        '{client,worker,reader,admin}'),
         ('drain_request',  '{client,worker,reader,admin}'),
-        ('wait',           '{reader,admin}'),
+        ('wait',           '{reader,admin}'),               ('waits',       '{reader,admin}'),
         ('cancel_request', '{reader,admin}'),
         ('arrival',        '{worker,reader,admin}'),
         -- what level the database is at
