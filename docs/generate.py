@@ -33,15 +33,19 @@ SUBJECTS = {
     "Talking to runs": ("send", "set_event", "get_event", "emit"),
     "Stopping runs, and letting them go on": ("cancel", "resume", "retry", "rewind", "fork"),
     "Changing what waits": ("pause", "unpause", "move", "reprioritise", "reschedule"),
+    "Removing ended runs": (
+        *("set_retention", "drop_retention", "retain", "retain_plan", "delete", "why_kept"),
+    ),
     "Versions and workers": ("promote", "retire", "current_version", "drain_worker"),
     "Who may use which app": ("grant_app", "revoke_app", "my_apps"),
 }
 VIEWS = (
     *("runs", "steps", "generations", "messages", "events", "streams"),
-    *("queues", "workers", "versions", "pauses", "audit", "members"),
+    *("queues", "workers", "versions", "pauses", "retentions", "audit", "members"),
 )
 REFUSALS = {
     "RLA01": "several apps are there, or none: which is meant must be said",
+    "RLI01": "the transaction is not READ COMMITTED",
     "RLN01": "no such queue",
     "RLN02": "no such version",
     "RLN03": "no such run",
@@ -55,6 +59,7 @@ REFUSALS = {
     "RLS02": "the run has ended",
     "RLS03": "the run has undone a part of what it did",
     "RLS04": "the version is retired, is the current one, or has work left",
+    "RLS05": "something needs the run",
     "RLV01": "a JSON value of the wrong shape",
     "RLV02": "a value out of its bounds",
 }

@@ -81,7 +81,16 @@ begin
     return true;
 end $$;
 comment on function rowlock.set_retention(interval, text, text, interval, boolean, text) is
-    'How long ended runs of an app are kept, counted from their end (null: for ever), and their keys; for a workflow, an outcome, both or all. archive: only removed by those who archive them first. True when it was otherwise before.';
+'How long ended runs of an app are kept; the most specific policy counts, and what has none is kept for
+ever. True when it was otherwise before.
+
+keep: how long, counted from a run''s end; null: for ever.
+workflow: of this workflow; default: of all that have no policy of their own.
+outcome: that ended so: succeeded, failed, cancelled or dead; default: however they ended.
+keep_keys: how long the key of a removed run stays used, counted from the run''s end; default: it goes
+    with the run.
+archive: only removed by those who archive them first, never by workers; default: false.
+app: which app; default: the one there is, if there is one.';
 
 -- retained_thing: what a policy is for, as the audit calls it.
 create or replace function rowlock.retained_thing(p_workflow text, p_outcome text) returns text
@@ -114,10 +123,22 @@ begin
     return true;
 end $$;
 comment on function rowlock.drop_retention(text, text, text) is
-    'Drops the policy for this workflow, outcome, both or all. False when there was none.';
+'Drops a policy that was set for the same. False when there was none.
+
+workflow: of this workflow; default: of all that have no policy of their own.
+outcome: that ended so; default: however they ended.
+app: which app; default: the one there is, if there is one.';
 
 create or replace view rowlock.retentions as
 select p.app, p.workflow, p.outcome, p.keep, p.keep_keys, p.archive, p.set_at
   from rowlock.retention as p;
 comment on view rowlock.retentions is
     'How long ended runs are kept; the most specific policy counts, what has none is kept for ever.';
+comment on column rowlock.retentions.app is 'Whose runs.';
+comment on column rowlock.retentions.workflow is 'Of which workflow; null: of all that have no policy of their own.';
+comment on column rowlock.retentions.outcome is 'How they ended; null: however they did.';
+comment on column rowlock.retentions.keep is 'How long they are kept, counted from their end; null: for ever.';
+comment on column rowlock.retentions.keep_keys is
+    'How long the key of a removed run stays used, counted from the run''s end; null: it goes with the run.';
+comment on column rowlock.retentions.archive is 'Only removed by those who archive them first, never by workers.';
+comment on column rowlock.retentions.set_at is 'Since when.';

@@ -237,7 +237,14 @@ as $$
     select * from rowlock.walk_on(coalesce('app ' || retain.app, 'all'), retain.at_most, retain.app)
 $$;
 comment on function rowlock.retain(integer, text) is
-    'Removes a batch of ended runs that are kept long enough, and keys whose time is over; not those that are to be archived first. The next call goes on behind it; done: that was the end, and the next begins anew. Workers do this by themselves.';
+'Removes a batch of ended runs that are kept long enough, and keys whose time is over; not those that are
+to be archived first. The next call goes on behind it. Workers do this by themselves.
+
+at_most: how many; default: 1,000.
+app: of this app; default: of all.
+removed: how many runs were.
+keys: how many keys were.
+done: that was the end, and the next call begins anew.';
 
 -- house_due: seconds until a worker should call keep_house; null: nobody has asked for anything.
 create or replace function rowlock.house_due() returns double precision
@@ -312,4 +319,14 @@ as $$
      order by c.app, c.workflow, c.status
 $$;
 comment on function rowlock.retain_plan(text) is
-    'What retention would remove now, by kind of run: how many (at_least: there may be more), the end of the oldest, and how many stay although they are old, by reason. archive: only whoever archives them removes them.';
+'What retention would remove now, a row for each kind of run.
+
+app: of this app; default: of all you may see. Of each row, whose it is.
+workflow: of which workflow.
+outcome: how they ended.
+keep: how long they are kept.
+archive: whether only those remove them who archive them first.
+runs: how many would be removed.
+oldest: the end of the oldest of these.
+held_back: how many stay although they are old enough, by reason.
+at_least: whether there may be more: it looks at 10,000 of a kind.';
