@@ -478,6 +478,31 @@ def test_the_view_of_queues_counts_by_state_and_tells_of_pauses(world: World) ->
     assert admin.run("select distinct paused_at is not null from rowlock.queues") == [(True,)]
 
 
+def test_what_a_pause_holds_back_is_no_work_for_a_fleet(world: World) -> None:
+    """Neither for those who start workers by what is ready, nor for those who mend runs."""
+    admin, worker = world.anybody, world.worker()
+    in_state(world, "blocked")
+    invoices = [admin.start("invoice") for _ in range(2)]
+    admin.run("select rowlock.pause(workflow => 'invoice')")
+    assert claimed_ids(worker) == []
+    admin.start()
+    admin.start(queue="other")
+    count = (
+        "select queue, state, tasks, oldest_due_seconds is not null"
+        "  from rowlock.fleet_tasks('shop')"
+    )
+    blocked, aside = ("default", "blocked", 1, False), ("default", "paused", 2, False)
+    there = ("other", "ready", 1, True)
+    assert admin.run(count) == [blocked, aside, ("default", "ready", 1, True), there]
+    admin.run("select rowlock.pause('default')")
+    assert admin.run(count) == [blocked, ("default", "paused", 3, False), there]
+    admin.run("select rowlock.unpause('default')")
+    admin.run("select rowlock.unpause(workflow => 'invoice')")
+    admin.tend()
+    assert admin.run(count) == [blocked, ("default", "ready", 3, True), there]
+    assert len(invoices) == 2
+
+
 # --- forks
 
 
