@@ -55,6 +55,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "get_event": {"run_id": "running", "name": "progress"},
     "emit": {"run_id": "running", "stream": "log"},
     "explain": {"run_id": "running"},
+    "listen": {"listener": "00000000-0000-0000-0000-000000000001", "lease": "10 s"},
+    "unlisten": {"listener": "00000000-0000-0000-0000-000000000001"},
     "cancel": {"run_id": "ready", "reason": "why"},
     "resume": {"run_id": "blocked"},
     "retry": {"run_id": "failed"},
