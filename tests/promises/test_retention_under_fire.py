@@ -120,7 +120,13 @@ def test_nothing_is_missed_by_anybody(
         # and in the end everything leaves
         sql("select rowlock.set_retention('0', app => 'families')")
         sql("select rowlock.drop_retention(outcome => 'failed', app => 'families')")
-        until(lambda: _all_left(sql))
+        try:
+            until(lambda: _all_left(sql))
+        except AssertionError:
+            left = "run_id, workflow, status, generation, parent_id, forked_from, key"
+            raise AssertionError(
+                sql(f"select {left}, rowlock.why_kept(run_id) from rowlock.runs limit 20")
+            ) from None
         for table in ("step", "outcome", "generation", "message", "event", "arrival", "adoption"):
             assert sql.one(f"select count(*) from rowlock.{table}") == 0, table
 

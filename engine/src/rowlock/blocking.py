@@ -149,6 +149,9 @@ class BlockingRun(Generic[R]):
         run_id = self._client._do(operation, connection)
         return BlockingRun(self._client, Run(self._client._client, run_id, self._run._shape))
 
+    def delete(self, *, connection: Any = None) -> None:
+        self._client._do(operations.delete(self.id), connection)
+
     def reprioritise(self, priority: int, *, connection: Any = None) -> bool:
         return self._client._do(operations.reprioritise(self.id, priority), connection)
 

@@ -312,6 +312,10 @@ class Run(Generic[R]):
         )
         return Run(self._client, await self._client._do(operation, connection), self._shape)
 
+    async def delete(self, *, connection: Any = None) -> None:
+        """Remove it, ended, with all that is recorded of it, and its key; if nothing needs it."""
+        await self._client._do(operations.delete(self.id), connection)
+
     # --- its place among the others
 
     async def reprioritise(self, priority: int, *, connection: Any = None) -> bool:

@@ -255,7 +255,7 @@ as $$
                   or (select true from rowlock.run_key as k where k.expires_at <= statement_timestamp() limit 1)
            then greatest(0, extract(epoch from (
                     select w.next_at from rowlock.retention_walk as w where w.walker = 'workers')
-                    - statement_timestamp()))::double precision end
+                    - clock_timestamp()))::double precision end
 $$;
 
 -- keep_house: a batch of the walk that all workers share, if it is due; and when to come again.
@@ -264,13 +264,19 @@ returns table (removed integer, keys integer, next_in double precision)
 language plpgsql volatile
 set search_path = pg_catalog
 as $$
+declare
+    v_done boolean;
 begin
     removed := 0;
     keys := 0;
     next_in := rowlock.house_due();
     if next_in <= 0 then
-        select w.removed, w.keys into removed, keys from rowlock.walk_on('workers', p_limit, null) as w;
+        select w.removed, w.keys, w.done into removed, keys, v_done
+          from rowlock.walk_on('workers', p_limit, null) as w;
         next_in := rowlock.house_due();
+        if v_done and next_in <= 0 then
+            next_in := 60;  -- another is at it, and will see to the rest
+        end if;
     end if;
     return next;
 end $$;
