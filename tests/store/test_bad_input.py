@@ -55,8 +55,6 @@ CALLS: dict[str, dict[str, Any]] = {
     "get_event": {"run_id": "running", "name": "progress"},
     "emit": {"run_id": "running", "stream": "log"},
     "explain": {"run_id": "running"},
-    "listen": {"listener": "00000000-0000-0000-0000-000000000001", "lease": "10 s"},
-    "unlisten": {"listener": "00000000-0000-0000-0000-000000000001"},
     "cancel": {"run_id": "ready", "reason": "why"},
     "resume": {"run_id": "blocked"},
     "retry": {"run_id": "failed"},
@@ -85,7 +83,6 @@ CALLS: dict[str, dict[str, Any]] = {
     "retain_plan": {"app": "shop"},
     "listen": {"listener": "running", "lease": "1 minute"},
     "unlisten": {"listener": "running"},
-    "oldest_waits": {"p_app": "shop"},
     "current_version": {"app": "shop"},
     "my_apps": {},
     "list_runs": {"app": "shop", "status": "dead", "workflow": "fulfil", "queue": "default"}
