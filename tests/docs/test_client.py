@@ -71,6 +71,6 @@ def test_every_method_of_a_handle_and_every_error_of_the_client_is_in_the_tables
     for name in re.findall(r"^\| (`\w+`.*?) \|", text.partition("## Errors")[2], re.MULTILINE):
         for error in re.findall(r"`(\w+)`", name):
             assert issubclass(getattr(errors, error), errors.RowlockError)
-    for kind in (Client, BlockingClient):
-        for name in vars(kind):
+    for face in (Client, BlockingClient):
+        for name in vars(face):
             assert name.startswith("_") or re.search(rf"\b{name}\(", text), name
