@@ -65,10 +65,12 @@ async def everything_ends(work: Bench) -> None:
 
 def test_every_method_of_a_handle_and_every_error_of_the_client_is_in_the_tables() -> None:
     text = (DOCS / "client.md").read_text()
-    for name in [*vars(Run), *vars(BlockingRun)]:
-        assert name.startswith("_") or f"`{name}(" in text, name
+    for kind in (Run, BlockingRun):
+        for name in vars(kind):
+            assert name.startswith("_") or f"`{name}(" in text, name
     for name in re.findall(r"^\| (`\w+`.*?) \|", text.partition("## Errors")[2], re.MULTILINE):
         for error in re.findall(r"`(\w+)`", name):
             assert issubclass(getattr(errors, error), errors.RowlockError)
-    for name in [*vars(Client), *vars(BlockingClient)]:
-        assert name.startswith("_") or re.search(rf"\b{name}\(", text), name
+    for face in (Client, BlockingClient):
+        for name in vars(face):
+            assert name.startswith("_") or re.search(rf"\b{name}\(", text), name
