@@ -121,6 +121,7 @@ async def all_there_is(client: Any, tx: Any, old: dict[str, UUID]) -> list[UUID]
     started.append(
         await done(runs["failed 3"].fork("1", version="v1", children=True, connection=tx))
     )
+    await done(runs["goes"].delete(connection=tx))
     await done(runs["moves"].reprioritise(3, connection=tx))
     await done(runs["moves"].reschedule(due, connection=tx))
     await done(runs["moves"].move("other", connection=tx))
@@ -141,12 +142,13 @@ def test_it_commits_or_vanishes_with_the_rest(
     sql("create table mine (n int)")
     failed = asyncio.run(three_failed(bench))
     with app.blocking_client(Settings(database_url=database)) as client:
-        later = [client.start(adds(n), delay=MONTH).id for n in range(4)]
-        client.run(later[2]).cancel()
+        later = [client.start(adds(n), delay=MONTH).id for n in range(5)]
+        for run_id in later[2], later[4]:
+            client.run(run_id).cancel()
     for version in ("v0", "v1"):
         sql("select rowlock.register_worker('connections', %s, 'h', 1, 1, null, '1 hour')", version)
     sql("delete from rowlock.worker where version = 'v0'")
-    names = ("failed 1", "failed 2", "failed 3", "waits", "unbegun", "cancelled", "moves")
+    names = ("failed 1", "failed 2", "failed 3", "waits", "unbegun", "cancelled", "moves", "goes")
     old = dict(zip(names, [*failed, *later], strict=True))
     before = everything(sql)
 
@@ -175,7 +177,7 @@ def test_it_commits_or_vanishes_with_the_rest(
     ]
     assert sql("select name, value::text from rowlock.event") == [("seen", '[1, "%"]')]
     found = dict(sql("select run_id, status from rowlock.runs"))
-    assert {name: found[run_id] for name, run_id in old.items()} == {
+    assert {name: found.get(run_id) for name, run_id in old.items()} == {
         "failed 1": "ready",
         "failed 2": "ready",
         "failed 3": "failed",
@@ -183,6 +185,7 @@ def test_it_commits_or_vanishes_with_the_rest(
         "unbegun": "cancelled",
         "cancelled": "ready",
         "moves": "scheduled",
+        "goes": None,
     }
     moved = sql.one("select (queue, priority)::text from rowlock.runs where run_id = %s", later[3])
     assert moved == "(other,3)"
