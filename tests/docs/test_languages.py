@@ -20,8 +20,8 @@ from rowlock.model.values import Shape
 
 PAGE = (DOCS / "languages.md").read_text()
 FUNCTIONS = DOCS.parent / "engine/src/rowlock/store/functions"
-FOR_WORKERS = {"RLF", "RLI"}
-"""What no caller meets: a lost claim, and a worker's own transaction that is not READ COMMITTED."""
+FOR_WORKERS = {"RLF"}
+"""What no caller meets: a lost claim."""
 
 
 class Colour(Enum):
