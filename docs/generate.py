@@ -31,6 +31,7 @@ SUBJECTS = {
     "Starting runs": ("start", "start_many"),
     "Listing runs, and asking why": ("list_runs", "explain"),
     "Talking to runs": ("send", "set_event", "get_event", "emit"),
+    "Hearing of runs": ("listen", "unlisten"),
     "Stopping runs, and letting them go on": ("cancel", "resume", "retry", "rewind", "fork"),
     "Changing what waits": ("pause", "unpause", "move", "reprioritise", "reschedule"),
     "Keeping and deleting what has ended": (
@@ -40,7 +41,7 @@ SUBJECTS = {
     "Who may use which app": ("grant_app", "revoke_app", "my_apps"),
 }
 VIEWS = (
-    *("runs", "steps", "generations", "messages", "events", "streams"),
+    *("runs", "steps", "generations", "waits", "messages", "events", "streams"),
     *("queues", "workers", "versions", "pauses", "retentions", "audit", "members"),
 )
 REFUSALS = {

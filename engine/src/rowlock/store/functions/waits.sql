@@ -16,6 +16,18 @@ select w.run_id, w.generation, w.place, w.kind, w.name, w.on_run_id, w.opened_at
                     where s.run_id = w.run_id and s.generation = w.generation and s.place = w.place);
 comment on view rowlock.waits is
     'What unfinished runs wait for, by place: timer, retry (after so many attempts), run, message, event or group (of children; so many have arrived).';
+comment on column rowlock.waits.run_id is 'The run that waits.';
+comment on column rowlock.waits.generation is 'The history in which it does.';
+comment on column rowlock.waits.place is 'Where in the program.';
+comment on column rowlock.waits.kind is 'What for: timer, retry, run, message, event or group.';
+comment on column rowlock.waits.name is 'The message''s topic or the event''s name.';
+comment on column rowlock.waits.on_run_id is 'Whose end or event it waits for.';
+comment on column rowlock.waits.opened_at is 'Since when.';
+comment on column rowlock.waits.due_at is 'Until when, of a timer or with a timeout; null: as long as it takes.';
+comment on column rowlock.waits.attempts is 'How often the step was tried, of a retry.';
+comment on column rowlock.waits.error is 'What the last attempt raised, of a retry.';
+comment on column rowlock.waits.children is 'How many children the group has.';
+comment on column rowlock.waits.arrived is 'How many of these have ended.';
 
 -- oldest_waits: of the runs that sleep, what has been waited for longest. Those are read from the oldest
 -- run on (the key of `wait` begins with the run's id, and ids are ordered by creation), at most p_look
@@ -44,5 +56,3 @@ as $$
          limit p_look)
     select * from oldest order by opened_at, run_id limit p_limit
 $$;
-comment on function rowlock.oldest_waits(integer, text, integer) is
-    'What the oldest sleeping runs wait for, the longest waits first; looks at so many waits at most.';
