@@ -83,6 +83,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "retain_plan": {"app": "shop"},
     "current_version": {"app": "shop"},
     "my_apps": {},
+    "listen": {"listener": "01980000-0000-7000-8000-000000000000", "lease": "30 seconds"},
+    "unlisten": {"listener": "01980000-0000-7000-8000-000000000000"},
     "list_runs": {"app": "shop", "status": "dead", "workflow": "fulfil", "queue": "default"}
     | {"version": "v1", "key": "k"},
 }
