@@ -30,6 +30,7 @@ GENERATED = "<!-- generated from here on: make docs -->\n"
 SUBJECTS = {
     "Starting runs": ("start", "start_many"),
     "Listing runs, and asking why": ("list_runs", "explain"),
+    "Waiting for news of runs": ("listen", "unlisten"),
     "Talking to runs": ("send", "set_event", "get_event", "emit"),
     "Stopping runs, and letting them go on": ("cancel", "resume", "retry", "rewind", "fork"),
     "Changing what waits": ("pause", "unpause", "move", "reprioritise", "reschedule"),
@@ -40,7 +41,7 @@ SUBJECTS = {
     "Who may use which app": ("grant_app", "revoke_app", "my_apps"),
 }
 VIEWS = (
-    *("runs", "steps", "generations", "messages", "events", "streams"),
+    *("runs", "steps", "generations", "messages", "events", "streams", "waits"),
     *("queues", "workers", "versions", "pauses", "retentions", "audit", "members"),
 )
 REFUSALS = {

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from docs.examples import DOCS, examples_of, run
-from rowlock import BlockingRun, Client, Run, errors
+from rowlock import BlockingClient, BlockingRun, Client, Run, errors
 from runtime.bench import Bench, opened
 
 
@@ -44,6 +44,8 @@ async def test_the_page_does_what_it_says(
     said = capsys.readouterr().out
     assert "receipt-7\n" in said
     assert "charged\n0 receipt-9\n" in said
+    assert "('default', " in said
+    assert "the payment service is down" in said
 
 
 async def in_the_transactions(work: Bench) -> None:
@@ -69,5 +71,6 @@ def test_every_method_of_a_handle_and_every_error_of_the_client_is_in_the_tables
     for name in re.findall(r"^\| (`\w+`.*?) \|", text.partition("## Errors")[2], re.MULTILINE):
         for error in re.findall(r"`(\w+)`", name):
             assert issubclass(getattr(errors, error), errors.RowlockError)
-    for name in vars(Client):
-        assert name.startswith("_") or f"client.{name}(" in text or name == "promote", name
+    for face in (Client, BlockingClient):
+        for name in vars(face):
+            assert name.startswith("_") or re.search(rf"\b{name}\(", text), name

@@ -83,7 +83,6 @@ CALLS: dict[str, dict[str, Any]] = {
     "retain_plan": {"app": "shop"},
     "listen": {"listener": "running", "lease": "1 minute"},
     "unlisten": {"listener": "running"},
-    "oldest_waits": {"p_app": "shop"},
     "current_version": {"app": "shop"},
     "my_apps": {},
     "list_runs": {"app": "shop", "status": "dead", "workflow": "fulfil", "queue": "default"}

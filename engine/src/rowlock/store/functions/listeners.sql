@@ -43,14 +43,20 @@ begin
                             where l.until < clock_timestamp() for update skip locked));
 end $$;
 comment on function rowlock.listen(uuid, interval) is
-    'Says that somebody listens on the channel rowlock_news, for so long from now (at most 1 hour; renew it): ids of runs are notified there that end, set events or emit. LISTEN first, look again afterwards.';
+'Says that somebody listens on the channel rowlock_news: the ids of runs that end, set events or emit are
+notified there. LISTEN first, and look again afterwards: docs/languages.md has the protocol.
+
+listener: an id of your own.
+lease: for how long from now, 1 hour at most; call it again in time.';
 
 create or replace function rowlock.unlisten(listener uuid) returns void
 language sql volatile set search_path = pg_catalog as $$
     delete from rowlock.listener as l where l.id = unlisten.listener;
 $$;
 comment on function rowlock.unlisten(uuid) is
-    'Says that somebody who called rowlock.listen listens no more: nobody notifies for nobody.';
+'Says that somebody who called rowlock.listen listens no more: nobody notifies for nobody.
+
+listener: the id that was given.';
 
 create or replace function rowlock.anybody_listens() returns boolean
 language plpgsql stable set search_path = pg_catalog set jit = off as $$
