@@ -648,6 +648,24 @@ def test_a_fork_with_its_children_has_a_group_of_its_own(world: World) -> None:
     assert world.state(parent.run_id) == "waiting"
 
 
+def test_a_fork_has_the_group_of_its_own_history_and_not_an_earlier_ones(world: World) -> None:
+    """The run was rewound to where it started a group, of which nobody had ended."""
+    worker, admin = world.worker(), world.anybody
+    [parent] = world.claimed_by(worker)
+    worker.write(children(parent, "1", 3), step(parent, "2"), finish(parent))
+    admin.rewind(parent.run_id, "1")
+    [again] = [one for one in worker.claim() if one.run_id == parent.run_id]
+    worker.journal(children(again, "1", 2))
+    fork = admin.ask("select rowlock.fork(%s, children => true)", parent.run_id)
+    assert world.steps(fork) == [("1", f"{fork}:1:1", 0)]
+    copies = admin.run(
+        "select r.child_index, f.parent_generation from rowlock.run as r"
+        "  join rowlock.run as f on f.id = r.forked_from where r.parent_id = %s order by 1",
+        fork,
+    )
+    assert copies == [(1, 2), (2, 2)]
+
+
 def test_a_group_that_has_ended_is_shared(world: World) -> None:
     worker, admin = world.worker(), world.anybody
     [parent] = world.claimed_by(worker)
