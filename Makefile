@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PYTEST := $(BIN)/pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-promises lint chaos cluster cluster-test loadtest peers-quick dashboards clean
+.PHONY: help install demo test test-promises lint chaos cluster cluster-test loadtest peers-quick dashboards docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{split($$1, t, ":"); printf "  make %-16s %s\n", t[1], $$2}'
@@ -54,6 +54,9 @@ peers-quick: install ## the same beside pgbench, in interleaved rounds
 
 dashboards: install ## generate the Grafana dashboards anew
 	$(BIN)/python dashboards/generate.py
+
+docs: install ## generate the reference in docs/sql.md anew
+	$(BIN)/python docs/generate.py
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis out

@@ -25,9 +25,11 @@ def start_worker(project: Path, database: str) -> Iterator[StartWorker]:
     """Start `rowlock worker shop:app …` and return when all its processes have registered."""
     with ExitStack() as ended_with_the_test:
 
-        def start(*options: str, processes: int = 1) -> Running:
+        def start(*options: str, processes: int = 1, **environment: str) -> Running:
             args = ("worker", "shop:app", f"--processes={processes}", *options)
-            worker = ended_with_the_test.enter_context(running(project, *args, database=database))
+            worker = ended_with_the_test.enter_context(
+                running(project, *args, database=database, **environment)
+            )
             eventually(lambda: len(registered(database)) == processes)
             return worker
 

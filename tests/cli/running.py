@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.error import HTTPError
@@ -26,10 +32,12 @@ PATIENCE_S = 60.0
 POLL_S = 0.05
 
 SHOP = """
+import asyncio
 import time
+from datetime import timedelta
 from pathlib import Path
 
-from rowlock import App
+from rowlock import App, Retry
 
 app = App("shop")
 
@@ -72,6 +80,55 @@ async def holds(folder: str) -> str:
 async def naps(seconds: float) -> str:
     await app.sleep(seconds)
     return "rested"
+
+
+@app.step
+async def check(folder: str) -> str:
+    if not Path(folder, "mended").exists():
+        raise ValueError("broken")
+    return "whole"
+
+
+@app.workflow
+async def mendable(folder: str, a: int = 1) -> str:
+    total = await add(a, 1)
+    return f"{await check(folder)} {total}"
+
+
+@app.workflow
+async def asks(what: str = "") -> str:
+    await app.set_event("asked", what)
+    answer = await app.receive("answer", str)
+    return f"{what}: {answer}"
+
+
+@app.workflow
+async def parent(children: int) -> int:
+    first = await sums(1)
+    await app.map([sums(n) for n in range(children)])
+    await app.receive("end", str)
+    return first
+
+
+@app.workflow
+async def grandparent(children: int) -> int:
+    return await parent(children)
+
+
+@app.step(retry=Retry(attempts=9, first_delay=timedelta(minutes=4)))
+async def tried_again() -> None:
+    raise ValueError("busy \\x1b[31m")
+
+
+@app.workflow
+async def branches() -> None:
+    await add(1, 2)
+    await asyncio.gather(branch(1), branch(2), tried_again(), app.receive("go", str))
+
+
+async def branch(n: int) -> None:
+    await add(n, n)
+    await app.sleep(n * 3600)
 """
 
 
@@ -185,6 +242,88 @@ def query(database: str, sql: str) -> list[tuple[Any, ...]]:
     """Look into the database."""
     with psycopg.connect(database, autocommit=True) as connection:
         return connection.execute(sql.encode()).fetchall()
+
+
+class Terminal:
+    """A command on a terminal of its own: what it shows, and what is typed."""
+
+    def __init__(self, *args: str, database: str, columns: int = 120, lines: int = 40) -> None:
+        self._ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "rowlock", *args],
+            env=environment(
+                database,
+                TERM="xterm-256color",
+                NO_COLOR="1",
+                COLUMNS=str(columns),
+                LINES=str(lines),
+            ),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            preexec_fn=partial(fcntl.ioctl, theirs, termios.TIOCSCTTY, 0),
+        )
+        os.close(theirs)
+        self._shown = b""
+        self._is_open = True
+
+    def type(self, text: str) -> None:
+        os.write(self._ours, text.encode())
+
+    def shown(self) -> str:
+        """All that it has shown until now."""
+        return self._shown.decode(errors="replace").replace("\r\n", "\n")
+
+    def shows(self, text: str) -> str:
+        """Wait until it shows this from now on; gives what it has shown since."""
+        seen = len(self._shown)
+        until = time.monotonic() + PATIENCE_S
+        while text.encode() not in self._shown[seen:]:
+            assert time.monotonic() < until, f"it never showed {text!r}: {self.shown()[-2000:]}"
+            assert self._read(1.0), f"it ended without {text!r}: {self.shown()[-2000:]}"
+        return self._shown[seen:].decode(errors="replace")
+
+    def end(self) -> int:
+        """Read to its end; gives the exit code."""
+        until = time.monotonic() + PATIENCE_S
+        while self._read(1.0):
+            assert time.monotonic() < until, f"it did not end: {self.shown()[-2000:]}"
+        return self.process.wait(PATIENCE_S)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self._ours)
+
+    def _read(self, within_s: float) -> bool:
+        """Whether there may be more to come."""
+        if select.select([self._ours], [], [], within_s)[0]:
+            try:
+                self._shown += os.read(self._ours, 65536)
+            except OSError:  # the other end is closed
+                return False
+        return True
+
+
+@contextmanager
+def on_a_terminal(*args: str, database: str, **size: int) -> Iterator[Terminal]:
+    """A command on a terminal, ended with the test."""
+    terminal = Terminal(*args, database=database, **size)
+    try:
+        yield terminal
+    finally:
+        terminal.close()
+
+
+def rowlock_on_a_terminal(*args: str, database: str, typed: str = "") -> tuple[int, str]:
+    """Run a command on a terminal to its end; gives the exit code and all that it showed."""
+    with on_a_terminal(*args, database=database) as terminal:
+        terminal.type(typed)
+        code = terminal.end()
+        return code, terminal.shown()
 
 
 def status_of(database: str, run_id: str) -> str:

@@ -113,7 +113,7 @@ def test_a_wrong_option_is_a_usage_error(args: list[str], said: str) -> None:
 def test_a_refused_start_says_what_to_do(database: str) -> None:
     done = rowlock("start", "report", database=database)
     assert done.returncode == 1
-    assert "which app is meant is not clear: none has registered yet. Name it" in done.stderr
+    assert "which app is meant is not clear: none that this role may use" in done.stderr
     assert "Traceback" not in done.stderr
 
 

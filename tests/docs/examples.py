@@ -1,4 +1,4 @@
-"""The Python in a page of the docs, as code that a test can run.
+"""The Python and the SQL in a page of the docs, as code that a test can run.
 
 Blocks of one page share their names, as if they stood in one file. A block that begins with
 ``# not run`` is only compiled. Line numbers in a traceback are those of the page.
@@ -17,7 +17,8 @@ from typing import Any
 
 DOCS = Path(__file__).parents[2] / "docs"
 NOT_RUN = "# not run"
-_BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_BLOCK = r"^```{}\n(.*?)^```"
+_STATEMENT = re.compile(r"((?:[^;$]|\$\$.*?\$\$)+);", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,22 @@ class Example:
         code: CodeType = compile(text, str(self.page), "exec", flags=flags, dont_inherit=True)
         return code
 
+    def statements(self) -> list[str]:
+        """Of a block of SQL. A semicolon ends one, but within ``$$``."""
+        return [found[1].strip() for found in _STATEMENT.finditer(self.text)]
+
     def __str__(self) -> str:
         return f"{self.page.name}:{self.line}"
 
 
-def examples_of(page: str) -> list[Example]:
+def examples_of(page: str, language: str = "python") -> list[Example]:
     """The blocks of ``docs/<page>`` in their order."""
     path = DOCS / page
-    return list(_found(path, path.read_text()))
+    return list(_found(path, path.read_text(), language))
 
 
-def _found(path: Path, text: str) -> Iterator[Example]:
-    for block in _BLOCK.finditer(text):
+def _found(path: Path, text: str, language: str) -> Iterator[Example]:
+    for block in re.finditer(_BLOCK.format(language), text, re.DOTALL | re.MULTILINE):
         yield Example(path, text.count("\n", 0, block.start(1)) + 1, block[1])
 
 

@@ -128,7 +128,12 @@ def _settle(estate: Estate, app: str) -> None:
     runs = estate.runs[app] = {}
 
     def start(state: str) -> UUID:
-        [[run]] = sql("select rowlock.start('fulfil', key => %s, app => %s)", state, app)
+        [[run]] = sql(
+            "select rowlock.start('fulfil', key => %s, app => %s, attributes => %s::jsonb)",
+            state,
+            app,
+            f'{{"of": "{app}"}}',
+        )
         runs[state] = run
         return UUID(str(run))
 
@@ -150,7 +155,7 @@ def _settle(estate: Estate, app: str) -> None:
             "with gone as (delete from rowlock.task where run_id = %s returning *)"
             " insert into rowlock.outcome (run_id, finished_at, generation, epoch, app, workflow,"
             "  queue, version, status)"
-            " select run_id, now(), 1, epoch, app, workflow, queue, version, %s from gone"
+            " select run_id, now(), 1, epoch, app, workflow, queue, 'v1', %s from gone"
             " returning 1",
             runs[state],
             state,
@@ -172,7 +177,16 @@ def _settle(estate: Estate, app: str) -> None:
     )
     start("ready")
     [[runs["scheduled"]]] = sql(
-        "select rowlock.start('fulfil', delay => interval '1 day', app => %s)", app
+        "select rowlock.start('fulfil', delay => interval '1 day', app => %s,"
+        " attributes => jsonb_build_object('of', %s::text))",
+        app,
+        app,
+    )
+    [[runs["child"]]] = sql(
+        "select rowlock.start_many(jsonb_build_array(jsonb_build_object('workflow', 'fulfil',"
+        " 'parent_id', %s::uuid, 'parent_generation', 1, 'parent_place', '1')), %s)",
+        runs["running"],
+        app,
     )
     sql("select rowlock.send(%s, 'other', '\"hello\"')", runs["waiting"])
     sql("select rowlock.set_event(%s, 'progress', '1')", runs["running"])

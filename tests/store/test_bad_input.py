@@ -70,12 +70,23 @@ CALLS: dict[str, dict[str, Any]] = {
     "drain_worker": {"worker_id": "worker"},
     "grant_app": {"role": "pg_monitor", "app": "shop"},
     "revoke_app": {"role": "pg_monitor", "app": "shop"},
+    "set_retention": {
+        "keep": "1 day",
+        "app": "shop",
+        "workflow": "fulfil",
+        "outcome": "cancelled",
+    },
+    "drop_retention": {"app": "shop", "workflow": "fulfil", "outcome": "cancelled"},
+    "delete": {"run_id": "succeeded"},
+    "why_kept": {"run_id": "running"},
+    "retain": {"app": "shop"},
+    "retain_plan": {"app": "shop"},
+    "listen": {"listener": "running", "lease": "1 minute"},
+    "unlisten": {"listener": "running"},
     "current_version": {"app": "shop"},
     "my_apps": {},
-    "fleet_tasks": {"p_app": "shop"},
-    "fleet_workers": {"p_app": "shop"},
-    "fleet_versions": {"p_app": "shop"},
-    "fleet_rates": {"p_app": "shop"},
+    "list_runs": {"app": "shop", "status": "dead", "workflow": "fulfil", "queue": "default"}
+    | {"version": "v1", "key": "k"},
 }
 ONE_OF_TWO = {("pause", "workflow"), ("unpause", "workflow")}
 """Instead of the queue."""
@@ -108,7 +119,7 @@ def arguments(world: World) -> dict[str, dict[str, str]]:
         "         from unnest(p.proargnames, coalesce(p.proallargtypes, p.proargtypes::oid[]),"
         "                     coalesce(p.proargmodes,"
         "                              array_fill('i'::\"char\", array[p.pronargs])))"
-        "              as x (name, type, mode)) as a on a.mode = 'i'"
+        "              as x (name, type, mode)) as a on a.mode in ('i', 'b')"
         " where p.pronamespace = 'rowlock'::regnamespace"
         "   and obj_description(p.oid, 'pg_proc') is not null"
     ):
@@ -294,7 +305,7 @@ def test_a_fork_past_the_end_is_refused(world: World, things: Things) -> None:
 
 def test_a_run_id_that_is_null_is_a_run_that_is_not_there(world: World, things: Things) -> None:
     for function, kinds in arguments(world).items():
-        if kinds.get("run_id") != "uuid" or function in ("get_event", "explain"):
+        if kinds.get("run_id") != "uuid" or function in ("get_event", "explain", "why_kept"):
             continue
         given = CALLS[function] | {"run_id": None}
         with pytest.raises(psycopg.Error) as caught:

@@ -17,6 +17,18 @@ import postgres
 from rowlock.embedded import Server
 from rowlock.store.connection import Statement
 from rowlock.store.entries import Entry, parameters
+from rowlock.store.reports import (
+    ASIDE,
+    CANCEL_REQUEST,
+    CHILDREN,
+    FAMILIES,
+    LAST_STEPS,
+    MESSAGES,
+    TOP_WAITS,
+    TOP_WORKERS,
+    TOTALS,
+    WAITS,
+)
 from rowlock.store.statements import (
     ARRIVED,
     CANCEL,
@@ -261,6 +273,31 @@ def look_at_steps(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
     return STEPS, {"run": backlog.finished[0], "generation": 1}
 
 
+def look_at(statement: Statement[Any], **given: Any) -> Call:
+    """What a person sees of a run that sleeps."""
+
+    def call(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
+        return statement, {"run": backlog.asleep[0], **given}
+
+    return call
+
+
+def look_at_children(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
+    return CHILDREN, {"parents": backlog.asleep, "limit": 50, "look": 10_000}
+
+
+def count_children(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
+    return FAMILIES, {"parents": backlog.asleep, "limit": 100_000}
+
+
+def look_at_oldest_waits(_: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
+    return TOP_WAITS, {"limit": 10, "app": None}
+
+
+def look_at_workers(_: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
+    return TOP_WORKERS, {"app": None}
+
+
 def _transaction(backlog: Backlog) -> dict[str, Any]:
     one = backlog.mine[0]
     return {
@@ -340,7 +377,8 @@ def rewind(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
 
 def fork(which: Callable[[Backlog], UUID], place: str | None) -> Call:
     def call(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
-        return FORK, {"run": which(backlog), "place": place, "input": None, "outcomes": None}
+        given = {"run": which(backlog), "place": place, "input": None, "outcomes": None}
+        return FORK, given | {"version": None, "children": False}
 
     return call
 
@@ -470,6 +508,15 @@ CALLS: dict[str, Call] = {
     "start_many": start_many,
     "a run": look_at_a_run,
     "steps of a run": look_at_steps,
+    "a run: aside": look_at(ASIDE),
+    "a run: cancel": look_at(CANCEL_REQUEST),
+    "a run: last steps": look_at(LAST_STEPS, generation=1, limit=200),
+    "a run: waits": look_at(WAITS, generation=1, limit=200),
+    "a run: messages": look_at(MESSAGES, limit=20),
+    "a run: totals": look_at(TOTALS, generation=1, limit=100_000),
+    "a run: children": look_at_children,
+    "a run: how many children": count_children,
+    "workers": look_at_workers,
     "record_transaction": record_transaction,
     "record_failed_transaction": record_failed_transaction,
     "journal: steps": journal(lambda one: [step(one, "50"), step(one, "51")]),
@@ -497,6 +544,14 @@ def test_a_call_costs_the_same_at_a_deep_backlog(
 def test_a_claim_of_ten_touches_few_buffers(backlogs: tuple[Backlog, Backlog]) -> None:
     _, deep = backlogs
     assert deep.cost(*claim(deep)).buffers <= 400
+
+
+def test_the_oldest_waits_of_very_many_are_found_among_a_thousand(
+    backlogs: tuple[Backlog, Backlog],
+) -> None:
+    shallow, deep = (backlog.cost(*look_at_oldest_waits(backlog)) for backlog in backlogs)
+    assert deep.scanned == set()
+    assert deep.buffers <= 2 * shallow.buffers + FEW, (shallow.buffers, deep.buffers)
 
 
 @pytest.mark.parametrize("paused", ["'other'", "workflow => 'invoice'"])

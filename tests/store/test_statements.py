@@ -1,4 +1,4 @@
-"""Every statement of store/statements.py and controls.py fits a real database and its row type.
+"""Every statement of the store fits a real database and its row type.
 
 A placeholder inside quotes is text, not a placeholder: another project had a lease of 3 seconds
 for 30 that way. So each statement is described by the server: parameters, columns and types.
@@ -18,12 +18,12 @@ import psycopg
 import pytest
 from psycopg import pq
 
-from rowlock.store import controls, statements
+from rowlock.store import controls, reports, statements
 from rowlock.store.connection import Statement
 
 STATEMENTS = {
     name: value
-    for module in (statements, controls)
+    for module in (statements, controls, reports)
     for name, value in vars(module).items()
     if isinstance(value, Statement)
 }

@@ -36,14 +36,19 @@ def main() -> None:
     parser.add_argument("--beside-pgbench", action="store_true", help="single-row commits as well")
     parser.add_argument("--sleepers", type=int, default=10_000, help="runs that sleep at a time")
     parser.add_argument("--children", type=int, default=10_000, help="of one parent (fan_out)")
+    parser.add_argument("--runs", type=int, default=1_000_000, help="finished ones (lists)")
+    parser.add_argument("--unfinished", type=int, default=0, help="runs beside those (lists)")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
-    names = chosen.only.split(",") if chosen.only else list(SCENARIOS)
+    names = (
+        chosen.only.split(",") if chosen.only else [name for name in SCENARIOS if name != "lists"]
+    )
     if unknown := set(names) - SCENARIOS.keys():
         parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
     options: dict[str, dict[str, int]] = {
         "sleepers": {"runs": chosen.sleepers},
         "fan_out": {"children": chosen.children},
+        "lists": {"runs": chosen.runs, "unfinished": chosen.unfinished},
     }
     found: dict[str, list[Figures]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="rowlock-loadtest-") as folder:

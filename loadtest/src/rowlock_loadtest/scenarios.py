@@ -8,6 +8,7 @@ import time
 from rowlock import BlockingClient, Settings
 from rowlock_loadtest import workflows
 from rowlock_loadtest.bench import Bench, Reading, cpu_s, memory_mb
+from rowlock_loadtest.lists import lists
 
 Figures = dict[str, float]
 
@@ -184,4 +185,5 @@ SCENARIOS = {
     "idle": idle,
     "fan_out": fan_out,
     "messages": messages,
+    "lists": lists,
 }

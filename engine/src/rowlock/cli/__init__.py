@@ -9,7 +9,13 @@ Where to go:
     which commands, errors, exit codes        main.py
     options that commands share               options.py
     tables and JSON                           output.py
-    start, list, show, resume                 runs.py
+    start, list                               runs.py
+    show, history                             show.py, portrait.py (reads), tree.py (draws)
+    top                                       top.py; what a look tells frames.py
+    cancel, resume, retry, rewind, fork, …    control.py: a verb and an act for each
+    which runs a command means                selection.py
+    one thing done to many, and told          carrying.py
+    names that the shell completes            names.py
     migrate                                   migrate.py
     worker: the parent                        worker.py
     worker: each process, hidden              worker_process.py

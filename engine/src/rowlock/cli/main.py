@@ -54,8 +54,29 @@ COMMANDS = {
     "exporter": Where("exporter", "Serve what the database holds as Prometheus metrics."),
     "start": Where("runs", "Start a run of a workflow."),
     "list": Where("runs", "List runs, newest first."),
-    "show": Where("runs", "Show all about one run, and its steps."),
-    "resume": Where("runs", "Make blocked runs ready again."),
+    "show": Where(
+        "show",
+        "Show all about one run: facts, steps and waits on a line of time, children, messages.",
+    ),
+    "history": Where("show", "Show the histories of a run: what began each, how it ended."),
+    "cancel": Where("control", "Ask runs to stop, and their children with them."),
+    "resume": Where(
+        "control", "Let blocked, cancelled or dead runs go on from what they recorded."
+    ),
+    "retry": Where("control", "Let failed runs go on from the step that failed."),
+    "rewind": Where(
+        "control", "Let ended runs do again what they recorded at a place and after it."
+    ),
+    "fork": Where("control", "Start new runs with a copy of what others recorded."),
+    "send": Where(
+        "control", "Send a message to an unfinished run, which gets it with app.receive."
+    ),
+    "event": Where("control", "Set or get an event of a run."),
+    "explain": Where("explain", "Say why runs are not running, or not done, and what to do."),
+    "pause": Where("pause", "Hold back a queue, a workflow or an app."),
+    "unpause": Where("pause", "End a pause."),
+    "retain": Where("retain", "Remove ended runs that were kept long enough."),
+    "top": Where("top", "Show queues, workers and the oldest waits, live."),
     "operator": Where("operator", "Run the operator for Kubernetes."),
 }
 HIDDEN = {"worker-process": Where("worker_process", "")}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import msgspec
 
+from rowlock.cli.names import complete
 from rowlock.settings import Settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -40,6 +43,73 @@ def json_object(text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise click.BadParameter("this must be a JSON object, such as '{\"id\": 7}'.")
     return found
+
+
+def json_value(text: str) -> Any:
+    """Any JSON; @FILE, or - for standard input."""
+    try:
+        return msgspec.json.decode(_text(text, "JSON"))
+    except msgspec.DecodeError:
+        raise click.BadParameter(
+            f"this is not JSON: {text!r}. Text needs quotes of its own: '\"text\"'.",
+            param_hint="JSON",
+        ) from None
+
+
+def named_json(text: str, option: str, form: str) -> tuple[str, Any]:
+    """``NAME=JSON``, as an option takes it."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise click.BadParameter(f"{text!r} is not {form}.", param_hint=option)
+    try:
+        return name, msgspec.json.decode(value)
+    except msgspec.DecodeError:
+        raise click.BadParameter(
+            f"the value of {name} is not JSON: {value!r}. Text needs quotes of its own: "
+            f"{option} '{name}=\"text\"'.",
+            param_hint=option,
+        ) from None
+
+
+def input_options(command: Command) -> Command:
+    """--input and --arg, for :func:`arguments`."""
+    whole = click.option(
+        "--input",
+        "input_",
+        metavar="JSON",
+        help="The arguments as a JSON object; @FILE, or - (stdin).",
+    )
+    single = click.option(
+        "--arg", "args", metavar="NAME=JSON", multiple=True, help="One argument; repeatable."
+    )
+    return whole(single(command))
+
+
+def arguments(text: str | None, args: Sequence[str]) -> dict[str, Any]:
+    """The workflow's arguments by name, from --input and, above it, each --arg."""
+    found = {} if text is None else json_object(_text(text, "--input"))
+    return found | dict(named_json(arg, "--arg", "NAME=JSON") for arg in args)
+
+
+def _text(given: str, hint: str) -> str:
+    """What was given, or what the file or standard input it names holds."""
+    if given == "-":
+        return sys.stdin.read()
+    if not given.startswith("@"):
+        return given
+    try:
+        return Path(given[1:]).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(str(error), param_hint=hint) from None
+
+
+def app_option(command: Command) -> Command:
+    return click.option(
+        "--app",
+        metavar="NAME",
+        shell_complete=complete("app"),
+        help="The app's name, if there are several.",
+    )(command)
 
 
 def database_options(command: Command) -> Command:

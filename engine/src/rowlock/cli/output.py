@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import click
 import msgspec
@@ -64,30 +64,51 @@ def json_text(value: Any, *, indent: int = 2) -> str:
     return msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=indent).decode()
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
-    """A table with a line of headings. The first column is never cut."""
+def table_of(
+    headings: Sequence[str], rows: Iterable[Sequence[str | Text]], numbers: Container[str] = ()
+) -> Table:
+    """A table with a line of headings. The first column is never cut; ``numbers`` stand right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for number, heading in enumerate(headings):
-        table.add_column(heading, no_wrap=True, overflow="fold" if number == 0 else "ellipsis")
+        overflow: Literal["fold", "ellipsis"] = "fold" if number == 0 else "ellipsis"
+        justify: Literal["left", "right"] = "right" if heading in numbers else "left"
+        table.add_column(heading, no_wrap=True, overflow=overflow, justify=justify)
     for row in rows:
         table.add_row(*map(_cell, row))
-    _console().print(table)
+    return table
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
+    """Print such a table."""
+    console().print(table_of(headings, rows))
+
+
+Segments = Sequence[tuple[str, str]]
+"""A line in parts, each with its style."""
+
+
+def print_lines(lines: Iterable[Segments]) -> None:
+    """Lines as they are; a long one goes on in the next."""
+    screen = console()
+    for line in lines:
+        parts = [(printable(text), style) for text, style in line]
+        screen.print(Text.assemble(*parts), soft_wrap=True)
 
 
 def print_facts(facts: Mapping[str, str | Text]) -> None:
     """A name and a value a line."""
-    console = _console()
+    screen = console()
     width = max(map(len, facts))
     for name, value in facts.items():
         label = Text(f"{name:<{width}}  ", style="bold")
-        console.print(label.append_text(_cell(value)), soft_wrap=True)
+        screen.print(label.append_text(_cell(value)), soft_wrap=True)
 
 
 def print_block(heading: str, text: str) -> None:
     """A heading and lines of text below it, such as a traceback."""
-    console = _console()
-    console.print(Text(f"\n{heading}", style="bold"))
-    console.print(Text(printable(text.rstrip())), soft_wrap=True)
+    screen = console()
+    screen.print(Text(f"\n{heading}", style="bold"))
+    screen.print(Text(printable(text.rstrip())), soft_wrap=True)
 
 
 def status_text(status: str) -> Text:
@@ -113,8 +134,8 @@ def span(duration: timedelta) -> str:
     return f"{whole // 60}m{whole % 60:02}s"
 
 
-def _console() -> Console:
-    """Made when needed, for the standard output of that moment."""
+def console() -> Console:
+    """Of standard output. Made when needed, for the standard output of that moment."""
     width = None if sys.stdout.isatty() else PIPED_WIDTH
     return Console(markup=False, highlight=False, emoji=False, width=width)
 

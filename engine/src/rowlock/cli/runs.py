@@ -1,51 +1,47 @@
-"""`rowlock start`, `list`, `show` and `resume`: what scripts and people do with runs.
+"""`rowlock start` and `list`: what scripts and people do most with runs.
 
 Reads and writes: the blocking client, as any program would.
 """
 
 from __future__ import annotations
 
-import sys
 import time
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 import click
-import msgspec
 
 from rowlock.blocking import BlockingClient, BlockingRun
 from rowlock.cli.main import FAILED, TIMED_OUT
+from rowlock.cli.names import complete
 from rowlock.cli.options import (
+    app_option,
+    arguments,
     database_options,
     duration,
+    input_options,
     json_object,
     json_option,
     settings_of,
 )
-from rowlock.cli.output import complain, json_text, print_json
-from rowlock.cli.views import print_run, print_runs, run_facts, step_facts
+from rowlock.cli.output import json_text, print_json
+from rowlock.cli.selection import filter_options, moment_before
+from rowlock.cli.views import print_runs, run_facts
 from rowlock.client import call
-from rowlock.errors import Disconnected, ResultTimeout, RowlockError, RunFailed
-from rowlock.model.states import Outcome, TaskState
-
-STATUSES = [*map(str, TaskState), *map(str, Outcome)]
-
-app_option = click.option("--app", metavar="NAME", help="The app's name, if there are several.")
-
+from rowlock.errors import ResultTimeout, RunFailed
 
 LOOK_EVERY_S = 2.0
 
 
 @click.command("start")
-@click.argument("workflow")
-@click.option(
-    "--input", "input_", metavar="JSON", help="The arguments as a JSON object; @FILE, or - (stdin)."
-)
-@click.option("--arg", "args", metavar="NAME=JSON", multiple=True, help="One argument; repeatable.")
+@click.argument("workflow", shell_complete=complete("workflow"))
+@input_options
 @click.option("--key", help="Start it once: a run with this key is given back instead.")
-@click.option("--queue", help="Where it waits; the workflow's own queue by default.")
+@click.option(
+    "--queue",
+    shell_complete=complete("queue"),
+    help="Where it waits; the workflow's own queue by default.",
+)
 @click.option("--priority", type=click.IntRange(0, 100), help="0 first, 100 last; 50 by default.")
 @click.option("--delay", type=duration, help="Begin later, such as 10s or 5m.")
 @click.option("--attributes", type=json_object, metavar="JSON", help="To find the run by.")
@@ -77,9 +73,9 @@ def start_command(
     """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout goes with --wait.")
-    arguments = _arguments(input_, args)
+    described = call(workflow, **arguments(input_, args))
     with BlockingClient(settings_of(database_url), app=app) as client:
-        run = client.start(call(workflow, **arguments), **options)
+        run = client.start(described, **options)
         if wait:
             return _wait_for(run, timeout, as_json)
     if as_json:
@@ -127,39 +123,9 @@ def _result_of(run: BlockingRun[Any], timeout: timedelta | None) -> Any:
                 click.echo(f"the run is blocked, waiting on: {why}", err=True)
 
 
-def _arguments(text: str | None, args: tuple[str, ...]) -> dict[str, Any]:
-    """The workflow's arguments by name, from --input and, above it, each --arg."""
-    if text == "-":
-        text = sys.stdin.read()
-    elif text is not None and text.startswith("@"):
-        try:
-            text = Path(text[1:]).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise click.BadParameter(str(error), param_hint="--input") from None
-    found = {} if text is None else json_object(text)
-    for arg in args:
-        name, equals, value = arg.partition("=")
-        if not equals or not name:
-            raise click.BadParameter(f"{arg!r} is not NAME=JSON.", param_hint="--arg")
-        try:
-            found[name] = msgspec.json.decode(value)
-        except msgspec.DecodeError:
-            raise click.BadParameter(
-                f"the value of {name} is not JSON: {value!r}. Text needs quotes of its own: "
-                f"--arg '{name}=\"text\"'.",
-                param_hint="--arg",
-            ) from None
-    return found
-
-
 @click.command("list")
-@click.option("--status", type=click.Choice(STATUSES), metavar="STATUS", help="Such as failed.")
-@click.option("--workflow", help="Of this workflow.")
-@click.option("--queue", help="In this queue.")
+@filter_options
 @click.option("--key", help="With this key.")
-@click.option("--parent", type=click.UUID, metavar="ID", help="Children of this run.")
-@click.option("--attributes", type=json_object, metavar="JSON", help="Whose attributes hold this.")
-@click.option("--since", type=duration, help="Started not longer ago than this, such as 1h.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @click.option("--before", type=click.UUID, metavar="ID", help="The page after this run.")
 @app_option
@@ -179,58 +145,10 @@ def list_command(
       rowlock list --status failed --since 1d
       rowlock list --attributes '{"customer": 42}' --json
     """
-    after = None if since is None else datetime.now(UTC) - since
+    after = None if since is None else moment_before(since)
     with BlockingClient(settings_of(database_url), app=app) as client:
         runs = client.runs(created_after=after, **filters)
     if as_json:
         print_json([run_facts(run) for run in runs])
     else:
         print_runs(runs, most=filters["limit"])
-
-
-@click.command("show")
-@click.argument("run_id", type=click.UUID)
-@database_options
-@json_option
-def show_command(run_id: UUID, database_url: str | None, as_json: bool) -> None:
-    """Show all about one run, and its steps.
-
-    \b
-    Example:
-      rowlock show 01980000-0000-7000-8000-000000000000
-    """
-    with BlockingClient(settings_of(database_url)) as client:
-        run = client.run(run_id)
-        info, steps = run.info(), run.steps()
-    if as_json:
-        print_json({**run_facts(info), "steps": [step_facts(step) for step in steps]})
-    else:
-        print_run(info, steps)
-
-
-@click.command("resume")
-@click.argument("run_ids", metavar="RUN_ID...", type=click.UUID, nargs=-1, required=True)
-@database_options
-def resume_command(run_ids: tuple[UUID, ...], database_url: str | None) -> int:
-    """Make blocked runs ready again.
-
-    Each goes on from what it has recorded, on the app's current version. The exit code is 1 if
-    any could not be resumed; the others are.
-
-    \b
-    Example:
-      rowlock resume 01980000-0000-7000-8000-000000000000
-    """
-    code = 0
-    with BlockingClient(settings_of(database_url)) as client:
-        for run_id in run_ids:
-            try:
-                client.run(run_id).resume()
-            except Disconnected:
-                raise
-            except RowlockError as error:
-                complain(f"rowlock: {error}")
-                code = FAILED
-            else:
-                click.echo(f"resumed {run_id}")
-    return code

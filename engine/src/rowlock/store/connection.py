@@ -50,6 +50,10 @@ __all__ = [
 class Poisoned(RowlockError):
     """PostgreSQL refuses what a statement carries; sending the same again would not help."""
 
+    def __init__(self, message: str, sqlstate: str | None = None) -> None:
+        self.sqlstate = sqlstate
+        super().__init__(message)
+
 
 @dataclass(frozen=True, slots=True)
 class Statement(Generic[R]):
@@ -342,7 +346,7 @@ def meaning(state: str, message: str, hint: str | None) -> RowlockError:
         )
     if state.startswith(_PASSING):
         return Disconnected(f"{message} (SQLSTATE {state})")
-    return Poisoned(f"PostgreSQL refused it: {message} (SQLSTATE {state})")
+    return Poisoned(f"PostgreSQL refused it: {message} (SQLSTATE {state})", state)
 
 
 def describe(error: psycopg.Error) -> str:

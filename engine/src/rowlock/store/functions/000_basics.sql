@@ -49,7 +49,9 @@ return (
      order by v.promoted_at desc nulls last, v.registered_at desc, v.name desc
      limit 1);
 comment on function rowlock.current_version(text) is
-    'The version that takes runs which are not pinned yet; null when the app''s workers carry none.';
+'The version that takes the runs which are not pinned yet; null when the app''s workers carry none.
+
+app: which app.';
 
 -- notify_idle: tell idle workers of a queue that there is work. Polling is the truth, this only
 -- shortens it: NOTIFY takes a database-wide lock at commit, so it is sent only when someone

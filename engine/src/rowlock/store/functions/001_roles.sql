@@ -52,7 +52,7 @@ as $$
      where n.nspname = 'rowlock'
 $$;
 comment on function rowlock.my_apps() is
-    'The apps whose runs the current role may see; null: all of them.';
+'The apps whose runs the current role may see; null: all of them.';
 
 create or replace function rowlock.refuse_app(p_app text) returns void
 language plpgsql stable set search_path = pg_catalog as $$
@@ -94,7 +94,11 @@ begin
     return true;
 end $$;
 comment on function rowlock.grant_app(text, text) is
-    'Lets a role, and all that inherit from it, use an app, as far as rowlock_client, rowlock_worker or rowlock_reader allow; app null: every app. True when it could not before.';
+'Lets a role, and all that inherit from it, use an app, as far as rowlock_client, rowlock_worker or
+rowlock_reader allow. True when it could not before.
+
+role: its name.
+app: which app; null: every one there is and will be.';
 
 create or replace function rowlock.revoke_app(role text, app text) returns boolean
 language plpgsql volatile
@@ -113,8 +117,15 @@ begin
     return true;
 end $$;
 comment on function rowlock.revoke_app(text, text) is
-    'Takes back what grant_app gave, of this app alone (app null: the grant of every app). True when there was such a grant.';
+'Takes back what grant_app gave, of this app alone. True when there was such a grant.
+
+role: its name.
+app: which app; null: the grant of every app.';
 
 create or replace view rowlock.members as
 select m.role, m.app, m.granted_at, m.granted_by from rowlock.app_member as m;
 comment on view rowlock.members is 'Which role may use which app; app null: every app there is and will be.';
+comment on column rowlock.members.role is 'The role that may.';
+comment on column rowlock.members.app is 'The app; null: every one.';
+comment on column rowlock.members.granted_at is 'Since when.';
+comment on column rowlock.members.granted_by is 'The role that granted it.';

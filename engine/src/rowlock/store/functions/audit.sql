@@ -22,3 +22,13 @@ select a.id as audit_id, a.at, a.actor, a.application_name, a.operation, a.app, 
   from rowlock.audit_entry as a;
 comment on view rowlock.audit is
     'Who changed what, when, by cancel, resume, retry, rewind, fork, delete, reprioritise, reschedule, move, pause, unpause, promote, retire, drain_worker, set_retention, drop_retention, grant_app and revoke_app.';
+comment on column rowlock.audit.audit_id is 'Its number.';
+comment on column rowlock.audit.at is 'When.';
+comment on column rowlock.audit.actor is 'The role that did it.';
+comment on column rowlock.audit.application_name is 'What its session called itself.';
+comment on column rowlock.audit.operation is 'The function that was called.';
+comment on column rowlock.audit.app is 'The app it was done in.';
+comment on column rowlock.audit.run_id is 'The run it was done to; null: it was done to something else.';
+comment on column rowlock.audit.object is 'What else it was done to: queue default, version v1, worker 7, …';
+comment on column rowlock.audit.before is 'What it changed, as it was.';
+comment on column rowlock.audit.after is 'What it changed, as it is since then.';

@@ -198,7 +198,13 @@ begin
     end if;
 end $$;
 comment on function rowlock.cancel(uuid, interval, boolean, text) is
-    'Asks a run to stop: it gets CancelledError where it waits and may clean up within the grace; its children are cancelled with it. force: no cleaning up.';
+'Asks a run to stop, and its children with it. One that has not begun, or is blocked, ends at once; any
+other gets CancelledError where it waits, and may clean up.
+
+run_id: the run.
+grace: how long it may clean up; default: 30 seconds.
+force: without cleaning up; default: false.
+reason: why, for its error and the audit; default: it says that it was cancelled.';
 
 -- sweep_cancels: for requests whose run is not running: end it, or see that it is claimed soon. Each
 -- is looked at again when it is twice as old (at most 10 minutes later): what a run that falls asleep,

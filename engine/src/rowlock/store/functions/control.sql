@@ -70,7 +70,11 @@ begin
     return true;
 end $$;
 comment on function rowlock.reprioritise(uuid, integer) is
-    'Gives an unfinished run another priority, from its next claim on: 0 (first) to 100 (last). True when it had another. Over many runs: order by run_id.';
+'Gives an unfinished run another priority, from its next claim on. True when it had another. Over many
+runs: order by run_id.
+
+run_id: the run.
+priority: 0 (first) to 100 (last).';
 
 create or replace function rowlock.reschedule(run_id uuid, at timestamptz) returns boolean
 language plpgsql volatile
@@ -112,7 +116,10 @@ begin
     return true;
 end $$;
 comment on function rowlock.reschedule(uuid, timestamptz) is
-    'Lets a run that is scheduled or ready be claimed at another time; a time that is past means now. Over many runs: order by run_id.';
+'Lets a run that is scheduled or ready be claimed at another time. Over many runs: order by run_id.
+
+run_id: the run.
+at: when; a time that is past means now.';
 
 create or replace function rowlock.move(run_id uuid, queue text) returns boolean
 language plpgsql volatile
@@ -143,7 +150,11 @@ begin
     return true;
 end $$;
 comment on function rowlock.move(uuid, text) is
-    'Puts an unfinished run that is not running into another queue of its app. True when it was in another. Over many runs: order by run_id.';
+'Puts an unfinished run that is not running into another queue of its app. True when it was in another.
+Over many runs: order by run_id.
+
+run_id: the run.
+queue: which queue.';
 
 create or replace function rowlock.drain_worker(worker_id bigint) returns boolean
 language plpgsql volatile
@@ -170,4 +181,7 @@ begin
     return true;
 end $$;
 comment on function rowlock.drain_worker(bigint) is
-    'A worker process takes no new runs from now on; those it has go on. For good: what comes after it registers anew. True when it was not draining before.';
+'A worker process takes no new runs from now on; those it has go on. For good: what comes after it
+registers anew. True when it was not draining before.
+
+worker_id: which one, see rowlock.workers.';

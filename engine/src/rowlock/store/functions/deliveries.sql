@@ -95,7 +95,13 @@ begin
     return v_id;
 end $$;
 comment on function rowlock.send(uuid, text, jsonb, text) is
-    'Sends a message to an unfinished run, which gets it with app.receive(topic); gives its id. A key that was used for this run gives that message back.';
+'Sends a message to an unfinished run, which gets it with app.receive(topic), and gives its number. Until
+the transaction ends nobody else can send to this run.
+
+run_id: the run.
+topic: what it is about, in 1 to 200 characters.
+value: what it says; default: null.
+key: an idempotency key: one that this run was sent before gives that message back; default: none.';
 
 create or replace function rowlock.set_event(run_id uuid, name text, value jsonb default 'null')
 returns void
@@ -125,13 +131,21 @@ begin
     perform rowlock.tell(array[set_event.run_id]);
 end $$;
 comment on function rowlock.set_event(uuid, text, jsonb) is
-    'Sets an event of an unfinished run; the latest value counts. Whoever waits for it goes on.';
+'Sets an event of an unfinished run, and wakes who waits for it. The latest value counts.
+
+run_id: the run.
+name: which event, in 1 to 200 characters.
+value: its value; default: null.';
 
 create or replace function rowlock.get_event(run_id uuid, name text) returns jsonb
 language sql stable set search_path = pg_catalog
 return (select e.value from rowlock.event as e
          where e.run_id = get_event.run_id and e.name = get_event.name);
-comment on function rowlock.get_event(uuid, text) is 'The latest value of a run''s event; null when it was never set.';
+comment on function rowlock.get_event(uuid, text) is
+'The latest value of a run''s event; null when it was never set.
+
+run_id: the run.
+name: which event.';
 
 create or replace function rowlock.emit(run_id uuid, stream text, value jsonb default 'null')
 returns bigint
@@ -161,4 +175,8 @@ begin
     return v_offset;
 end $$;
 comment on function rowlock.emit(uuid, text, jsonb) is
-    'Appends to a stream of an unfinished run; gives the offset, counted from 0.';
+'Appends to a stream of an unfinished run, and gives the offset, counted from 0.
+
+run_id: the run.
+stream: which stream, in 1 to 200 characters.
+value: what is appended; default: null.';

@@ -423,4 +423,11 @@ begin
     return query select v_task.state, v_why.cause, v_why.message, v_why.hint, v_why.details;
 end $$;
 comment on function rowlock.explain(uuid) is
-    'Why a run is not running, or not done: the one cause that has to go first, what to do about it, and the facts. Always one row; an unknown id is a cause too.';
+'Why a run is not running, or not done. Always one row; an unknown id is a cause too.
+
+run_id: the run.
+status: the run''s status; null: there is none.
+cause: the one that has to go first, in a word.
+message: the same in a sentence.
+hint: what to do about it.
+details: the facts, as a JSON object.';

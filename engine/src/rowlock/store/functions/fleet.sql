@@ -29,8 +29,6 @@ as $$
      group by t.app, t.queue, t.version, t.state
      order by t.app, t.queue, t.version, t.state
 $$;
-comment on function rowlock.fleet_tasks(text) is
-    'Unfinished runs by app, queue, version and state. Reads all tasks: not for every second.';
 
 -- fleet_workers: every worker's row, with what it runs counted by its index.
 create or replace function rowlock.fleet_workers(p_app text default null)
@@ -47,8 +45,6 @@ as $$
      where p_app is null or w.app = p_app
      order by w.id
 $$;
-comment on function rowlock.fleet_workers(text) is
-    'Worker processes that hold a lease, and those that lost it and have not been cleared yet.';
 
 -- fleet_versions: the code versions that ever registered, and which of them takes unpinned runs.
 create or replace function rowlock.fleet_versions(p_app text default null)
@@ -62,8 +58,6 @@ as $$
      where p_app is null or v.app = p_app
      order by v.app, v.registered_at, v.name
 $$;
-comment on function rowlock.fleet_versions(text) is
-    'Code versions of each app; is_current: it takes the runs that are not pinned yet.';
 
 -- fleet_rates: for each declared queue, how many runs arrive a second and how long one takes, both
 -- estimated from bounded samples.
@@ -119,5 +113,3 @@ as $$
      where p_app is null or q.app = p_app
      order by q.app, q.name
 $$;
-comment on function rowlock.fleet_rates(text) is
-    'For each queue: runs that arrived a second in the last minute, and how long a run without waits takes; estimates from bounded samples.';

@@ -95,7 +95,14 @@ begin
     return true;
 end $$;
 comment on function rowlock.pause(text, text, text, text) is
-    'Stops the claiming of runs of a queue, of a workflow, or with neither of all of an app. Runs that run go on until they next wait. True when it was not paused before.';
+'Stops the claiming of runs of a queue, of a workflow, or with neither of all of an app. Runs that run go
+on until they next wait. True when it was not paused before.
+
+queue: which queue; default: none in particular.
+workflow: which workflow, instead of a queue; default: none in particular.
+app: which app; default: the one there is, if there is one. With neither queue nor workflow it must be
+    named.
+reason: why, for those who wonder; default: none.';
 
 -- paused_thing: what is paused, as the audit calls it.
 create or replace function rowlock.paused_thing(p_queue text, p_workflow text) returns text
@@ -140,7 +147,12 @@ begin
     return true;
 end $$;
 comment on function rowlock.unpause(text, text, text) is
-    'Ends a pause that was made with the same arguments, and no other. True when there was one.';
+'Ends a pause that was made with the same arguments, and no other. True when there was one.
+
+queue: which queue; default: none in particular.
+workflow: which workflow, instead of a queue; default: none in particular.
+app: which app; default: the one there is, if there is one. With neither queue nor workflow it must be
+    named.';
 
 -- set_aside: clear the head of a queue of runs whose workflow is paused. False: there are more of them
 -- than one call may move; ask again. It holds the pause it acts for (KEY SHARE, which neither pause nor
@@ -257,3 +269,9 @@ select p.app, p.queue, p.workflow, p.paused_at, p.paused_by, p.reason
  where p.lifted_at is null;
 comment on view rowlock.pauses is
     'What is paused: a queue, a workflow, or with neither all of an app. rowlock.unpause ends it.';
+comment on column rowlock.pauses.app is 'The app.';
+comment on column rowlock.pauses.queue is 'The queue that is paused; null: it is a workflow, or all of the app.';
+comment on column rowlock.pauses.workflow is 'The workflow that is paused; null: it is a queue, or all of the app.';
+comment on column rowlock.pauses.paused_at is 'Since when.';
+comment on column rowlock.pauses.paused_by is 'The role that paused it.';
+comment on column rowlock.pauses.reason is 'Why, as that role said.';

@@ -24,4 +24,14 @@ select q.app, q.name as queue,
          order by y.paused_at limit 1) as p on true;
 comment on view rowlock.queues is
     'Every queue with its unfinished runs by state; paused_at: since when it is not claimed from. Reads all tasks once: not for every second.';
+comment on column rowlock.queues.app is 'The app it belongs to.';
+comment on column rowlock.queues.queue is 'Its name.';
+comment on column rowlock.queues.ready is 'How many runs could be claimed now.';
+comment on column rowlock.queues.scheduled is 'How many wait for their first time.';
+comment on column rowlock.queues.running is 'How many run.';
+comment on column rowlock.queues.waiting is 'How many have begun and wait for a time, a message, an event or another run.';
+comment on column rowlock.queues.blocked is 'How many need a person, or other code.';
+comment on column rowlock.queues.paused_at is 'Since when nothing is claimed from it, be it paused itself or its app; null: it is not paused.';
+comment on column rowlock.queues.paused_by is 'The role that paused it.';
+comment on column rowlock.queues.reason is 'Why, as that role said.';
 comment on column rowlock.queues.oldest_ready_at is 'Since when the first of its ready runs has been due.';

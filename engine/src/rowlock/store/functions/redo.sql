@@ -181,7 +181,10 @@ begin
     perform rowlock.begin_again(v_end, 'resume', null, null, null);
 end $$;
 comment on function rowlock.resume(uuid) is
-    'Lets a blocked, cancelled or dead run go on from what is recorded (before the cancel was seen); the app''s current version takes it.';
+'Lets a blocked, cancelled or dead run go on from what it has recorded (before the cancel was seen). The
+current version takes it.
+
+run_id: the run.';
 
 create or replace function rowlock.retry(run_id uuid) returns void
 language plpgsql volatile
@@ -207,7 +210,10 @@ begin
     perform rowlock.begin_again(v_end, 'retry', v_failed, null, null);
 end $$;
 comment on function rowlock.retry(uuid) is
-    'Lets a failed run go on from its failed step: the last one that recorded an error, and all recorded after it, are done again.';
+'Lets a failed run go on: the last step that recorded an error, and all recorded after it, are done
+again.
+
+run_id: the run.';
 
 create or replace function rowlock.rewind(run_id uuid, place text, input jsonb default null)
 returns void
@@ -225,7 +231,11 @@ begin
         rewind.place, rewind.input);
 end $$;
 comment on function rowlock.rewind(uuid, text, jsonb) is
-    'Lets an ended run do again what it recorded at a place and after it, with the present code; optionally with another input.';
+'Lets an ended run do again what it recorded at a place and after it, with the present code.
+
+run_id: the run.
+place: from where on, see rowlock.steps.
+input: other arguments, as a JSON object; default: those it had.';
 
 -- copy_run: a new run with what another has recorded, as fork describes it; p_parent and p_place: as a child
 -- of that run, which is a copy itself.
@@ -502,4 +512,14 @@ begin
     return v_new;
 end $$;
 comment on function rowlock.fork(uuid, text, jsonb, jsonb, text, boolean) is
-    'Starts a new run with a copy of a run''s history up to a place (all of it without one), optionally with another input or other outcomes by place, or pinned to a version; gives its id. The key is not copied. Its kept steps name the children of the original, which both wait for then; children => true: those that have not ended, and theirs, are forked with it; those that have ended stay shared.';
+'Starts a new run with a copy of a run''s history, and gives its id. The key is not copied. Steps that are
+kept name the children of the original, and both wait for those then.
+
+run_id: the run that is copied, ended or not.
+place: the first place that is not kept; what was recorded there and after it is done anew, with the
+    present code; default: all is kept.
+input: other arguments, as a JSON object; default: those it has.
+outcomes: other outcomes of steps by place, {"2": "receipt-99"}: these are kept, too; default: none.
+version: the code version that shall take it; default: the current one.
+children: whether children that have not ended, and theirs, are forked with it; default: false, they are
+    shared.';

@@ -237,7 +237,14 @@ as $$
     select * from rowlock.walk_on(coalesce('app ' || retain.app, 'all'), retain.at_most, retain.app)
 $$;
 comment on function rowlock.retain(integer, text) is
-    'Removes a batch of ended runs that are kept long enough, and keys whose time is over; not those that are to be archived first. The next call goes on behind it; done: that was the end, and the next begins anew. Workers do this by themselves.';
+'Removes a batch of ended runs that were kept long enough, and keys whose time is over; not those that are to
+be archived first. The next call goes on behind it. Workers do this by themselves.
+
+at_most: how many runs; default: 1000.
+app: of which app; default: of all.
+removed: how many runs it removed.
+keys: how many keys may be used again.
+done: that was the end of the walk, and the next call begins anew.';
 
 -- house_due: seconds until a worker should call keep_house; null: nobody has asked for anything.
 create or replace function rowlock.house_due() returns double precision
@@ -318,4 +325,14 @@ as $$
      order by c.app, c.workflow, c.status
 $$;
 comment on function rowlock.retain_plan(text) is
-    'What retention would remove now, by kind of run: how many (at_least: there may be more), the end of the oldest, and how many stay although they are old, by reason. archive: only whoever archives them removes them.';
+'What retention would remove now, by kind of run, and what stays although it is old.
+
+app: of which app; default: of all.
+workflow: of which workflow they are.
+outcome: how they ended.
+keep: how long their policy keeps them.
+archive: only whoever archives them removes them.
+runs: how many would go.
+oldest: the end of the oldest.
+held_back: how many stay although they are old, by reason.
+at_least: it has not looked at all of them, so there may be more.';

@@ -221,7 +221,11 @@ begin
     end loop;
 end $$;
 comment on function rowlock.start_many(jsonb, text) is
-    'Starts many runs at once: [{"workflow", "input", "key", "queue", "priority", "delay" or "start_at", "attributes", "deadline", "trace_context"}, …]; gives their ids in the same order.';
+'Starts many runs at once and gives their ids, in the same order.
+
+runs: a JSON array of objects with "workflow" and, as with start, "input", "key", "queue", "priority",
+    "delay" or "start_at", "attributes", "trace_context", "deadline".
+app: which app; default: the one there is, if there is one.';
 
 -- used_keys: those of these keys that are used, and by which runs. A look a key: as a join, a generic plan
 -- reads all keys of the app.
@@ -337,4 +341,18 @@ begin
     return v_id;
 end $$;
 comment on function rowlock.start(text, jsonb, text, text, text, integer, interval, timestamptz, jsonb, jsonb, interval) is
-    'Starts a run of a workflow and gives its id; a key that exists gives that run back. Lower priority numbers run first (0 to 100, default 50). A run that has not ended within its deadline, counted from when it is due, fails.';
+'Starts a run of a workflow and gives its id. The run begins when the transaction commits, and never if
+it does not.
+
+workflow: its name. It need not be known yet: the run waits for a worker that knows it.
+input: its arguments by name, as a JSON object; default: none.
+key: an idempotency key, of up to 1,000 bytes: a key that the app has used gives that run back, whatever
+    became of it; default: none.
+queue: where it waits; default: the workflow''s queue.
+app: which app; default: the one there is, if there is one.
+priority: 0 (first) to 100 (last); default: 50.
+delay: how long it waits before it may begin; default: not at all.
+start_at: when it may begin, instead of a delay; default: now.
+attributes: what it shall be found by, as a JSON object; default: nothing.
+trace_context: the W3C trace it belongs to, {"traceparent": "…"}; default: it begins one.
+deadline: how long after it may begin it must have ended, else it fails; default: as long as it takes.';

@@ -50,7 +50,10 @@ begin
                                jsonb_build_object('current', promote.version));
 end $$;
 comment on function rowlock.promote(text, text) is
-    'Makes a registered version the current one: it takes all runs that are not pinned yet.';
+'Makes a registered version the current one: it takes all runs that are not pinned yet.
+
+app: which app; null: the one there is.
+version: its name.';
 
 create or replace function rowlock.retire(app text, version text) returns boolean
 language plpgsql volatile
@@ -90,7 +93,11 @@ begin
     return true;
 end $$;
 comment on function rowlock.retire(text, text) is
-    'A version that has nothing more to do never becomes current again. Refused while it is current or unfinished runs are pinned to it; false when it was retired before.';
+'A version that has nothing more to do never becomes current again. Refused while it is current or
+unfinished runs are pinned to it. False when it was retired before.
+
+app: which app; null: the one there is.
+version: its name.';
 
 create or replace view rowlock.versions as
 select v.app, v.name as version, v.registered_at, v.promoted_at, v.retired_at,
@@ -103,3 +110,11 @@ select v.app, v.name as version, v.registered_at, v.promoted_at, v.retired_at,
     on t.app = v.app and t.version = v.name;
 comment on view rowlock.versions is
     'Code versions of each app: which takes the runs that are not pinned yet, and how many unfinished runs and live workers each has. Counting reads all tasks once.';
+comment on column rowlock.versions.app is 'The app whose code it is.';
+comment on column rowlock.versions.version is 'Its name: ROWLOCK_VERSION of the workers that carry it.';
+comment on column rowlock.versions.registered_at is 'When a worker first carried it.';
+comment on column rowlock.versions.promoted_at is 'When it was made the current one last; null: never.';
+comment on column rowlock.versions.retired_at is 'From then on it never becomes current again; null: it may.';
+comment on column rowlock.versions.current is 'Whether it takes the runs that are not pinned yet.';
+comment on column rowlock.versions.unfinished is 'How many unfinished runs are pinned to it.';
+comment on column rowlock.versions.workers is 'How many live workers carry it.';

@@ -81,10 +81,12 @@ as $$
         ('id_at',                     '{client,worker,reader,admin}', true),
         ('in_words',                  '{client,worker,reader,admin}', true),
         ('refuse_unknown_names',      '{client,worker,reader,admin}', true),
+        ('shown',                     '{client,worker,reader,admin}', true),
         ('fleet_tasks',               '{reader,admin}',               true),
         ('fleet_workers',             '{reader,admin}',               true),
         ('fleet_versions',            '{reader,admin}',               true),
-        ('fleet_rates',               '{reader,admin}',               true)
+        ('fleet_rates',               '{reader,admin}',               true),
+        ('oldest_waits',              '{reader,admin}',               true)
       ) as x (name, roles, reads)
 $$;
 
@@ -113,7 +115,7 @@ as $$
         ('workflow',       '{client,worker,reader,admin}'),
         ('run_key',        '{client,worker,reader,admin}'),
         ('drain_request',  '{client,worker,reader,admin}'),
-        ('wait',           '{reader,admin}'),
+        ('wait',           '{reader,admin}'),               ('waits',       '{reader,admin}'),
         ('cancel_request', '{reader,admin}'),
         ('arrival',        '{worker,reader,admin}'),
         -- what level the database is at
