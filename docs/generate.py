@@ -37,7 +37,7 @@ SUBJECTS = {
     "Who may use which app": ("grant_app", "revoke_app", "my_apps"),
 }
 VIEWS = (
-    *("runs", "steps", "generations", "messages", "events", "streams"),
+    *("runs", "steps", "waits", "generations", "messages", "events", "streams"),
     *("queues", "workers", "versions", "pauses", "audit", "members"),
 )
 REFUSALS = {

@@ -16,6 +16,7 @@ Where to go:
     which runs a command means                selection.py
     one thing done to many, and told          carrying.py
     names that the shell completes            names.py
+    doctor                                    doctor.py; the checks are in rowlock.doctor
     migrate                                   migrate.py
     worker: the parent                        worker.py
     worker: each process, hidden              worker_process.py

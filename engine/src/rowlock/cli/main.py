@@ -73,6 +73,10 @@ COMMANDS = {
     ),
     "event": Where("control", "Set or get an event of a run."),
     "top": Where("top", "Show queues, workers and the oldest waits, live."),
+    "doctor": Where(
+        "doctor",
+        "Look for what may be wrong with the database and the fleet, and say what to do.",
+    ),
     "operator": Where("operator", "Run the operator for Kubernetes."),
 }
 HIDDEN = {"worker-process": Where("worker_process", "")}

@@ -15,7 +15,20 @@ select w.run_id, w.generation, w.place, w.kind, w.name, w.on_run_id, w.opened_at
  where not exists (select from rowlock.step as s
                     where s.run_id = w.run_id and s.generation = w.generation and s.place = w.place);
 comment on view rowlock.waits is
-    'What unfinished runs wait for, by place: timer, retry (after so many attempts), run, message, event or group (of children; so many have arrived).';
+    'What unfinished runs wait for now, by place. A run that is loaded waits for some things in memory only.';
+comment on column rowlock.waits.run_id is 'The run that waits, see rowlock.runs.';
+comment on column rowlock.waits.generation is 'Its present generation.';
+comment on column rowlock.waits.place is 'Where in the program it waits, see rowlock.steps.';
+comment on column rowlock.waits.kind is
+    'timer (a sleep), retry (of a step), message, event, run (its end) or group (of children).';
+comment on column rowlock.waits.name is 'Of a message its topic, of an event its name, of a group which it is.';
+comment on column rowlock.waits.on_run_id is 'The run whose end or event it waits for.';
+comment on column rowlock.waits.opened_at is 'Since when it waits.';
+comment on column rowlock.waits.due_at is 'When the timer falls due, or the wait has a timeout; null: neither.';
+comment on column rowlock.waits.attempts is 'Of a retry: how often the step was tried.';
+comment on column rowlock.waits.error is 'Of a retry: what the last attempt raised, {"type", "message", …}.';
+comment on column rowlock.waits.children is 'Of a group: how many children it has.';
+comment on column rowlock.waits.arrived is 'Of a group: how many of them have ended.';
 
 -- oldest_waits: of the runs that sleep, what has been waited for longest. Those are read from the oldest
 -- run on (the key of `wait` begins with the run's id, and ids are ordered by creation), at most p_look
@@ -44,5 +57,3 @@ as $$
          limit p_look)
     select * from oldest order by opened_at, run_id limit p_limit
 $$;
-comment on function rowlock.oldest_waits(integer, text, integer) is
-    'What the oldest sleeping runs wait for, the longest waits first; looks at so many waits at most.';
