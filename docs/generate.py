@@ -30,15 +30,19 @@ GENERATED = "<!-- generated from here on: make docs -->\n"
 SUBJECTS = {
     "Starting runs": ("start", "start_many"),
     "Listing runs, and asking why": ("list_runs", "explain"),
+    "Waiting for news of runs": ("listen", "unlisten"),
     "Talking to runs": ("send", "set_event", "get_event", "emit"),
     "Stopping runs, and letting them go on": ("cancel", "resume", "retry", "rewind", "fork"),
     "Changing what waits": ("pause", "unpause", "move", "reprioritise", "reschedule"),
+    "Keeping and deleting what has ended": (
+        *("set_retention", "drop_retention", "retain_plan", "retain", "delete", "why_kept"),
+    ),
     "Versions and workers": ("promote", "retire", "current_version", "drain_worker"),
     "Who may use which app": ("grant_app", "revoke_app", "my_apps"),
 }
 VIEWS = (
-    *("runs", "steps", "waits", "generations", "messages", "events", "streams"),
-    *("queues", "workers", "versions", "pauses", "audit", "members"),
+    *("runs", "steps", "generations", "messages", "events", "streams", "waits"),
+    *("queues", "workers", "versions", "pauses", "retentions", "audit", "members"),
 )
 REFUSALS = {
     "RLA01": "several apps are there, or none: which is meant must be said",
@@ -54,7 +58,9 @@ REFUSALS = {
     "RLS01": "the run is in a state in which that can't be done",
     "RLS02": "the run has ended",
     "RLS03": "the run has undone a part of what it did",
+    "RLI01": "the transaction is not READ COMMITTED, which this needs",
     "RLS04": "the version is retired, is the current one, or has work left",
+    "RLS05": "something needs the run",
     "RLV01": "a JSON value of the wrong shape",
     "RLV02": "a value out of its bounds",
 }

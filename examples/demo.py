@@ -22,9 +22,10 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
+from psycopg.sql import SQL
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -251,7 +252,7 @@ class Session:
             self._leave_out_changed(run, files)
             return self._prove()
 
-    def _row(self, statement: str, *parameters: Any) -> Any:
+    def _row(self, statement: LiteralString, *parameters: Any) -> Any:
         return self.database.execute(statement, parameters).fetchone()
 
     def _fill_listing(self, files: list[File]) -> None:
@@ -341,7 +342,7 @@ class Session:
         self.kill = pid
         say(f"killed worker process {pid} with SIGKILL at {done:,} of {total:,} files")
         time.sleep(0.2)  # what it had sent to Postgres is through; its lease has not run out yet
-        self.database.execute(HELD.format(worker_id))
+        self.database.execute(SQL(HELD).format(worker_id))
 
     # --- what came of it
 
@@ -399,7 +400,8 @@ class Session:
         say(f"\nThe proof, `listing` being what the demo itself sees in the folder:\n{PROOF}\n")
         cursor = self.database.execute(PROOF)
         names = [column.name for column in cursor.description or ()]
-        values = cursor.fetchone() or ()
+        values = cursor.fetchone()
+        assert values is not None
         for name, value in zip(names, values, strict=True):
             say(f"  {name:<13}{value:>9,}")
         listed, once, failed, twice, missing = values
@@ -421,7 +423,7 @@ def count_lines(folder: str) -> Counter[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", nargs="?", metavar="DIR", help="default: Python's library")
     parser.add_argument("--data-dir", type=Path, help="where PostgreSQL keeps its data")
     parser.add_argument("--workers", type=int, default=4, help="processes (default 4)")

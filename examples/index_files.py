@@ -26,7 +26,7 @@ from urllib.parse import quote, unquote
 
 from psycopg import AsyncConnection
 
-from rowlock import App, Retry
+from rowlock import App, Child, Retry
 
 app = App("index")
 
@@ -75,7 +75,7 @@ class Failed:
 class Summary:
     files: int = 0
     failed: int = 0
-    failures: list[Failed] = field(default_factory=list)  # the first of them
+    failures: list[Failed] = field(default_factory=list[Failed])  # the first of them
 
     @classmethod
     def total(cls, parts: Sequence[Summary]) -> Summary:
@@ -94,7 +94,7 @@ class Summary:
 async def index_folder(folder: str, skip: list[str]) -> Summary:
     """Index every file below ``folder``, but for folders whose name is in ``skip``."""
     await create_table()
-    pages = []
+    pages: list[Child[Summary]] = []
     last = ""
     while files := await list_page.in_thread(folder, skip, last):
         pages.append(await app.start_child(index_page(files)))
@@ -133,7 +133,7 @@ async def index_file(file: File) -> None:
 def list_page(folder: str, skip: list[str], last: str) -> list[File]:
     """The next files below ``folder``, in order, behind the path ``last``."""
     executed("list_page")
-    page = []
+    page: list[File] = []
     for path in walk(path_of(folder), set(skip), path_of(last)):
         page.append(File(text(path), version_of(path)))
         if len(page) == PAGE_FILES:

@@ -5,7 +5,7 @@ The workflows run in the web server's own process; see README.md for the other w
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
@@ -21,7 +21,7 @@ from rowlock.errors import Refused
 
 
 @asynccontextmanager
-async def lifespan(api: FastAPI) -> AsyncIterator[None]:
+async def lifespan(api: FastAPI) -> AsyncGenerator[None, None]:
     engine = make_engine()
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
@@ -39,7 +39,7 @@ def rowlock_client(request: Request) -> Client:
     return client
 
 
-async def new_session(request: Request) -> AsyncIterator[AsyncSession]:
+async def new_session(request: Request) -> AsyncGenerator[AsyncSession, None]:
     async with AsyncSession(request.app.state.engine, expire_on_commit=False) as session:
         yield session
 

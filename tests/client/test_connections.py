@@ -19,6 +19,7 @@ from runtime.bench import Open
 from workers.until import Sql
 
 app = App("connections")
+app.queue("other")
 KINDS = SYNC | ASYNC
 MONTH = timedelta(days=30)
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -117,7 +118,20 @@ async def all_there_is(client: Any, tx: Any, old: dict[str, UUID]) -> list[UUID]
     await done(runs["cancelled"].resume(connection=tx))
     await done(runs["failed 1"].retry(connection=tx))
     await done(runs["failed 2"].rewind("1", connection=tx))
-    started.append(await done(runs["failed 3"].fork("1", connection=tx)))
+    started.append(
+        await done(runs["failed 3"].fork("1", version="v1", children=True, connection=tx))
+    )
+    await done(runs["goes"].delete(connection=tx))
+    await done(runs["moves"].reprioritise(3, connection=tx))
+    await done(runs["moves"].reschedule(due, connection=tx))
+    await done(runs["moves"].move("other", connection=tx))
+    await done(client.pause(queue="other", reason="50% :off", connection=tx))
+    await done(client.pause(workflow="fails", connection=tx))
+    await done(client.unpause(workflow="fails", connection=tx))
+    await done(client.promote("v1", connection=tx))
+    await done(client.retire("v0", connection=tx))
+    [worker] = await done(client.workers())
+    await done(client.drain_worker(worker.worker_id, connection=tx))
     return [run.id for run in started]
 
 
@@ -128,9 +142,13 @@ def test_it_commits_or_vanishes_with_the_rest(
     sql("create table mine (n int)")
     failed = asyncio.run(three_failed(bench))
     with app.blocking_client(Settings(database_url=database)) as client:
-        later = [client.start(adds(n), delay=MONTH).id for n in range(3)]
-        client.run(later[2]).cancel()
-    names = ("failed 1", "failed 2", "failed 3", "waits", "unbegun", "cancelled")
+        later = [client.start(adds(n), delay=MONTH).id for n in range(5)]
+        for run_id in later[2], later[4]:
+            client.run(run_id).cancel()
+    for version in ("v0", "v1"):
+        sql("select rowlock.register_worker('connections', %s, 'h', 1, 1, null, '1 hour')", version)
+    sql("delete from rowlock.worker where version = 'v0'")
+    names = ("failed 1", "failed 2", "failed 3", "waits", "unbegun", "cancelled", "moves", "goes")
     old = dict(zip(names, [*failed, *later], strict=True))
     before = everything(sql)
 
@@ -159,14 +177,25 @@ def test_it_commits_or_vanishes_with_the_rest(
     ]
     assert sql("select name, value::text from rowlock.event") == [("seen", '[1, "%"]')]
     found = dict(sql("select run_id, status from rowlock.runs"))
-    assert {name: found[run_id] for name, run_id in old.items()} == {
+    assert {name: found.get(run_id) for name, run_id in old.items()} == {
         "failed 1": "ready",
         "failed 2": "ready",
         "failed 3": "failed",
         "waits": "cancelled",
         "unbegun": "cancelled",
         "cancelled": "ready",
+        "moves": "scheduled",
+        "goes": None,
     }
+    moved = sql.one("select (queue, priority)::text from rowlock.runs where run_id = %s", later[3])
+    assert moved == "(other,3)"
+    assert sql("select queue, workflow, reason from rowlock.pauses") == [
+        ("other", None, "50% :off")
+    ]
+    assert sql(
+        "select version, current, retired_at is not null from rowlock.versions order by version"
+    ) == [("v0", False, True), ("v1", True, False)]
+    assert sql("select draining from rowlock.workers") == [(True,)]
     assert sql.one("select error::text from rowlock.outcome where run_id = %s", old["waits"])
 
 

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from rowlock import App, Settings
-from rowlock.errors import ConfigurationError, Refused
+from rowlock.errors import ConfigurationError, Refused, UnknownRun
 from runtime.bench import Bench, Open
 from workers.until import Sql
 
@@ -157,6 +157,21 @@ async def test_a_drained_worker_takes_nothing_new(bench: Open, sql: Sql) -> None
         assert not await work.client.drain_worker(worker.worker_id)
         run = await work.client.start(notes("nobody"))
         await explained(work, run, "workers_draining")
+
+
+async def test_an_ended_run_is_deleted(bench: Open) -> None:
+    async with bench(app) as work:
+        waiting = await work.client.start(waits())
+        await work.status(waiting, "waiting")
+        with pytest.raises(Refused):
+            await waiting.delete()
+        await waiting.send("go", "now")
+        assert await waiting.result(DEADLINE_S) == "now"
+        await waiting.delete()
+        with pytest.raises(UnknownRun):
+            await waiting.info()
+        with pytest.raises(UnknownRun):
+            await waiting.delete()
 
 
 async def test_versions(bench: Open, monkeypatch: pytest.MonkeyPatch) -> None:

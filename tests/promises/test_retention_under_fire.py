@@ -100,7 +100,6 @@ RETRY = (
 def test_nothing_is_missed_by_anybody(
     database: str, monkeypatch: pytest.MonkeyPatch, keep_failed: bool
 ) -> None:
-    dice = random.Random()
     with looking_into(database, monkeypatch) as sql:
         sql(AT_ONCE)
         sql("select rowlock.set_retention('0', keep_keys => '1 second', app => 'families')")
@@ -111,8 +110,8 @@ def test_nothing_is_missed_by_anybody(
         with families.app.blocking_client(Settings(database_url=database)) as client:
             removers = [Hands(database, *RETAIN), Hands(database, *RETAIN, DELETE)]
             others = [Hands(database, RETRY), Hands(database, "select rowlock.expire_keys(10)")]
-            with hands(*removers, *others):
-                _live(database, client, sql, dice)
+            with hands(*removers):
+                _live(database, client, sql, others)
             print(f"retention: {sum(one.done for one in removers)} runs removed under fire")
             assert sum(one.done for one in removers) > FAMILIES
         assert checks.broken(database) == {}
@@ -120,25 +119,32 @@ def test_nothing_is_missed_by_anybody(
         # and in the end everything leaves
         sql("select rowlock.set_retention('0', app => 'families')")
         sql("select rowlock.drop_retention(outcome => 'failed', app => 'families')")
-        until(lambda: _all_left(sql))
+        try:
+            until(lambda: _all_left(sql))
+        except AssertionError:
+            left = "run_id, workflow, status, generation, parent_id, forked_from, key"
+            raise AssertionError(
+                sql(f"select {left}, rowlock.why_kept(run_id) from rowlock.runs limit 20")
+            ) from None
         for table in ("step", "outcome", "generation", "message", "event", "arrival", "adoption"):
             assert sql.one(f"select count(*) from rowlock.{table}") == 0, table
 
 
-def _live(database: str, client: BlockingClient, sql: Sql, dice: random.Random) -> None:
+def _live(database: str, client: BlockingClient, sql: Sql, others: list[Hands]) -> None:
     workers = [Worker(database, "workers.families:app", slots=20) for _ in range(3)]
     try:
         end, number = time.monotonic() + SECONDS, 0
-        while time.monotonic() < end or number < FAMILIES:
-            calls = [families.family(f"r{number + n}", number + n) for n in range(8)]
-            client.start_many(calls)
-            number += len(calls)
-            with suppress(RowlockError):
-                client.start(families.report("daily"), key=f"report {number % 7}")
-            doomed = dice.randrange(len(workers))
-            workers[doomed].kill()
-            workers[doomed] = Worker(database, "workers.families:app", slots=20)
-            until(lambda: sql.one("select count(*) from rowlock.task") < 40)
+        with hands(*others):
+            while time.monotonic() < end or number < FAMILIES:
+                calls = [families.family(f"r{number + n}", number + n) for n in range(8)]
+                client.start_many(calls)
+                number += len(calls)
+                with suppress(RowlockError):
+                    client.start(families.report("daily"), key=f"report {number % 7}")
+                doomed = random.randrange(len(workers))
+                workers[doomed].kill()
+                workers[doomed] = Worker(database, "workers.families:app", slots=20)
+                until(lambda: sql.one("select count(*) from rowlock.task") < 40)
         until(lambda: sql.one("select count(*) from rowlock.task") == 0, deadline_s=120)
     finally:
         for worker in workers:

@@ -81,6 +81,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "why_kept": {"run_id": "running"},
     "retain": {"app": "shop"},
     "retain_plan": {"app": "shop"},
+    "listen": {"listener": "running", "lease": "1 minute"},
+    "unlisten": {"listener": "running"},
     "current_version": {"app": "shop"},
     "my_apps": {},
     "list_runs": {"app": "shop", "status": "dead", "workflow": "fulfil", "queue": "default"}

@@ -363,7 +363,7 @@ def test_a_paused_workflow_before_a_workflow_that_is_not_costs_no_more_than_is_w
         admin.start("invoice")
         others.append(admin.start("fulfil"))
     admin.run("select rowlock.pause(workflow => 'invoice')")
-    assert claimed_ids(worker, want=5) == others[:5]
+    assert claimed_ids(worker, want=5) == sorted(others[:5])
     assert admin.ask("select count(*) from rowlock.task where state = 'blocked'") == 0
 
 

@@ -377,7 +377,8 @@ def rewind(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
 
 def fork(which: Callable[[Backlog], UUID], place: str | None) -> Call:
     def call(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
-        return FORK, {"run": which(backlog), "place": place, "input": None, "outcomes": None}
+        given = {"run": which(backlog), "place": place, "input": None, "outcomes": None}
+        return FORK, given | {"version": None, "children": False}
 
     return call
 

@@ -111,6 +111,7 @@ def test_runs_finish_with_an_outcome(metrics: Metrics) -> None:
 def test_the_rest_is_counted_too(metrics: Metrics) -> None:
     metrics.written(12, 0.003)
     metrics.taken_over(5)
+    metrics.removed(1000)
     metrics.lease_lost(7)
     metrics.slots(13, 10)
     metrics.step_abandoned(RUN, "convert")
@@ -118,6 +119,7 @@ def test_the_rest_is_counted_too(metrics: Metrics) -> None:
     assert page.value("rowlock_journal_batch_rows_sum") == 12
     assert page.value("rowlock_journal_commit_seconds_count") == 1
     assert page.value("rowlock_runs_recovered_total") == 5
+    assert page.value("rowlock_runs_removed_total") == 1000
     assert page.value("rowlock_leases_lost_total") == 1
     assert page.value("rowlock_steps_abandoned_total", workflow="fulfil", step="convert") == 1
     assert page.value("rowlock_worker_slots", state="used") == 10

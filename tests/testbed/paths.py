@@ -10,11 +10,11 @@ import os
 from pathlib import Path
 
 
-def cache_folder() -> Path:
+def cache_folder(room: str = "testbed") -> Path:
     """What was built and may be used again; it survives every test run."""
     chosen = os.environ.get("ROWLOCK_CACHE")
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rowlock"
-    return _made((Path(chosen) if chosen else base).absolute() / "testbed")
+    return _made((Path(chosen) if chosen else base).absolute() / room)
 
 
 def state_folder() -> Path:

@@ -10,7 +10,16 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    overload,
+)
 from uuid import UUID
 
 from rowlock.blocking import BlockingClient
@@ -45,6 +54,7 @@ from rowlock.worker import BlockingWorker, Worker
 from rowlock.workflow import (
     AsyncStep,
     AsyncTransaction,
+    AsyncWorkflow,
     Call,
     Child,
     CommandCall,
@@ -53,10 +63,14 @@ from rowlock.workflow import (
     StartCall,
     SyncStep,
     SyncTransaction,
+    SyncWorkflow,
     TimeoutScope,
     Workflow,
     WorkflowCall,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm  # type checkers know it; nobody else needs it
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -103,9 +117,11 @@ class WorkflowDecorator(Protocol):
     """What ``@app.workflow(…)`` gives."""
 
     @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncWorkflow[P, R]: ...
     @overload
-    def __call__(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
+    def __call__(self, function: Callable[P, R], /) -> SyncWorkflow[P, R]: ...
 
 
 class App:
@@ -233,9 +249,11 @@ class App:
         return self._queues.setdefault(name, Queue(self.name, name))
 
     @overload
-    def workflow(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    def workflow(  # type: ignore[overload-overlap]
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncWorkflow[P, R]: ...
     @overload
-    def workflow(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
+    def workflow(self, function: Callable[P, R], /) -> SyncWorkflow[P, R]: ...
     @overload
     def workflow(
         self, *, name: str | None = None, queue: Queue | str | None = None
@@ -270,7 +288,8 @@ class App:
                 self._shape(_returns(function), f"the result of workflow {workflow_name}"),
             )
             self._workflows[workflow_name] = code
-            return Workflow(code, function, self.name)
+            kind = AsyncWorkflow if code.is_async else SyncWorkflow
+            return kind(code, function, self.name)
 
         return register if function is None else register(function)
 
@@ -517,11 +536,11 @@ class App:
     # --- messages, events, streams
 
     @overload
-    def receive(self, topic: str, type: type[T], *, timeout: Duration | None = None) -> Call[T]: ...
-    @overload
     def receive(
-        self, topic: str, type: Any = Any, *, timeout: Duration | None = None
-    ) -> Call[Any]: ...
+        self, topic: str, type: TypeForm[T], *, timeout: Duration | None = None
+    ) -> Call[T]: ...
+    @overload
+    def receive(self, topic: str, *, timeout: Duration | None = None) -> Call[Any]: ...
 
     def receive(
         self,
@@ -560,11 +579,16 @@ class App:
 
     @overload
     def get_event(
-        self, run: UUID | Child[Any], name: str, type: type[T], *, timeout: Duration | None = None
+        self,
+        run: UUID | Child[Any],
+        name: str,
+        type: TypeForm[T],
+        *,
+        timeout: Duration | None = None,
     ) -> Call[T]: ...
     @overload
     def get_event(
-        self, run: UUID | Child[Any], name: str, type: Any = Any, *, timeout: Duration | None = None
+        self, run: UUID | Child[Any], name: str, *, timeout: Duration | None = None
     ) -> Call[Any]: ...
 
     def get_event(

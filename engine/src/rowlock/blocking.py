@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Generic, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
 from rowlock.aside import LoopAside
@@ -24,7 +24,10 @@ from rowlock.settings import Settings
 from rowlock.starting import StartOptions
 from rowlock.store.controls import Explanation, QueueRow, VersionRow, WorkerRow
 from rowlock.store.statements import START_MANY, StepRow
-from rowlock.workflow import WorkflowCall
+from rowlock.workflow import Workflow, WorkflowCall
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm  # type checkers know it; nobody else needs it
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -69,6 +72,13 @@ class BlockingRun(Generic[R]):
         operation = operations.set_event(self.id, self._client._client._codecs, name, value)
         self._client._do(operation, connection)
 
+    @overload
+    def event(
+        self, name: str, type: TypeForm[T], *, timeout: timedelta | float | None = None
+    ) -> T: ...
+    @overload
+    def event(self, name: str, *, timeout: timedelta | float | None = None) -> Any: ...
+
     def event(
         self,
         name: str,
@@ -78,6 +88,15 @@ class BlockingRun(Generic[R]):
     ) -> Any:
         return self._client._wait(self._run.event(name, type, timeout=timeout))
 
+    @overload
+    def stream(
+        self, name: str, type: TypeForm[T], *, start: int = 0, follow: bool = True
+    ) -> Iterator[StreamEntry[T]]: ...
+    @overload
+    def stream(
+        self, name: str, *, start: int = 0, follow: bool = True
+    ) -> Iterator[StreamEntry[Any]]: ...
+
     def stream(
         self,
         name: str,
@@ -85,7 +104,7 @@ class BlockingRun(Generic[R]):
         *,
         start: int = 0,
         follow: bool = True,
-    ) -> Iterator[StreamEntry]:
+    ) -> Iterator[StreamEntry[Any]]:
         entries = aiter(self._run.stream(name, type, start=start, follow=follow))
         while (entry := self._client._wait(_next(entries))) is not None:
             yield entry
@@ -129,6 +148,9 @@ class BlockingRun(Generic[R]):
         )
         run_id = self._client._do(operation, connection)
         return BlockingRun(self._client, Run(self._client._client, run_id, self._run._shape))
+
+    def delete(self, *, connection: Any = None) -> None:
+        self._client._do(operations.delete(self.id), connection)
 
     def reprioritise(self, priority: int, *, connection: Any = None) -> bool:
         return self._client._do(operations.reprioritise(self.id, priority), connection)
@@ -226,6 +248,11 @@ class BlockingClient:
                 runs += self._client._handles(part.calls, ids)
         return [BlockingRun(self, run) for run in runs]
 
+    @overload
+    def run(self, run_id: UUID | str, workflow: Workflow[..., R]) -> BlockingRun[R]: ...
+    @overload
+    def run(self, run_id: UUID | str) -> BlockingRun[Any]: ...
+
     def run(self, run_id: UUID | str, workflow: Any = None) -> BlockingRun[Any]:
         """A handle on a run by its id."""
         return BlockingRun(self, self._client.run(run_id, workflow))
@@ -280,5 +307,5 @@ class BlockingClient:
         return self._do(operations.drain_worker(worker_id), connection)
 
 
-async def _next(entries: AsyncIterator[StreamEntry]) -> StreamEntry | None:
+async def _next(entries: AsyncIterator[StreamEntry[Any]]) -> StreamEntry[Any] | None:
     return await anext(entries, None)

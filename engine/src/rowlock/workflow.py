@@ -47,11 +47,12 @@ R_co = TypeVar("R_co", covariant=True)
 log = logging.getLogger("rowlock.run")
 
 
-class Call(Coroutine[Any, Any, R_co]):
+class Call(Coroutine[object, object, R_co]):
     """Something that a run can do: await it in an async workflow, ``.wait()`` in a sync one.
 
     It is a Coroutine, so ``asyncio.create_task``, ``gather`` and ``TaskGroup`` take it; it takes
-    its place in the history when it is first awaited.
+    its place in the history when it is first awaited. (Of ``object``, here and in what steps give:
+    with ``Any`` mypy takes the results of ``gather`` for Any when they differ in type.)
     """
 
     __slots__ = ("_begun",)
@@ -307,20 +308,11 @@ class WorkflowCall(Call[R_co]):
 
 
 class Workflow(Generic[P, R]):
-    """A registered workflow. Calling it describes a run: start it, or await it in a run.
+    """A registered workflow. Calling it describes a run: start it, or await it in a run."""
 
-    ``.function`` is the bare function, for tests.
-    """
-
-    def __init__(
-        self,
-        code: WorkflowCode,
-        function: Callable[P, Coroutine[Any, Any, R]] | Callable[P, R],
-        app: str,
-    ) -> None:
+    def __init__(self, code: WorkflowCode, function: Callable[..., Any], app: str) -> None:
         self.app = app
         self.code = code
-        self.function = function
         self.name = code.name
         functools.update_wrapper(self, function)
 
@@ -344,6 +336,24 @@ class Workflow(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<workflow {self.name}>"
+
+
+class AsyncWorkflow(Workflow[P, R]):
+    """One that is an async function. ``.function`` is the bare function, for tests."""
+
+    def __init__(
+        self, code: WorkflowCode, function: Callable[P, Coroutine[Any, Any, R]], app: str
+    ) -> None:
+        super().__init__(code, function, app)
+        self.function = function
+
+
+class SyncWorkflow(Workflow[P, R]):
+    """One that is a plain function. ``.function`` is the bare function, for tests."""
+
+    def __init__(self, code: WorkflowCode, function: Callable[P, R], app: str) -> None:
+        super().__init__(code, function, app)
+        self.function = function
 
 
 class Child(Generic[R]):
@@ -530,7 +540,7 @@ class AsyncStep(_StepBase, Generic[P, R]):
         super().__init__(name, function, shape, retry, timeout, is_async=True)
         self.function = function
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R]:
         if inside.thread() is not None:
             raise MisplacedCall(
                 f"step {self.name} is async and was called in a sync workflow: use "
@@ -628,7 +638,7 @@ class AsyncTransaction(_TransactionMixin, Generic[P, R]):
         self._isolation = isolation
         self._hand(wanted)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R]:
         if inside.thread() is not None:
             raise MisplacedCall(
                 f"transaction {self.name} is async and was called in a sync workflow: use "

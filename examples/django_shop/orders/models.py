@@ -1,5 +1,7 @@
 """The shop's own tables."""
 
+# Fields of models have no types that pyright could know without a plugin.
+# pyright: basic
 from __future__ import annotations
 
 from django.db import models

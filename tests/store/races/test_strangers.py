@@ -123,6 +123,19 @@ def promotes_and_retires(stranger: Session, world: World) -> None:
     stranger.run("select rowlock.retire('shop', 'b')")
 
 
+def listens(stranger: Session, world: World) -> None:
+    """And clears those away whose time is over."""
+    world.anybody.run(
+        "insert into rowlock.listener values (gen_random_uuid(), now() - interval '1 second')"
+    )
+    stranger.run("select rowlock.listen(gen_random_uuid(), '30 seconds')")
+
+
+def stops_listening_for_everybody(stranger: Session, world: World) -> None:
+    world.anybody.run("select rowlock.listen(gen_random_uuid(), '30 seconds')")
+    stranger.run("select rowlock.unlisten(id) from rowlock.listener")
+
+
 @pytest.mark.parametrize(
     "leaves_open",
     [
@@ -148,6 +161,8 @@ def promotes_and_retires(stranger: Session, world: World) -> None:
         cancels_at_repeatable_read,
         forks_every_run,
         resumes_a_run,
+        listens,
+        stops_listening_for_everybody,
     ],
 )
 def test_everybody_elses_work_goes_on(

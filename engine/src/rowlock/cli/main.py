@@ -78,6 +78,10 @@ COMMANDS = {
         "control", "Send a message to an unfinished run, which gets it with app.receive."
     ),
     "event": Where("control", "Set or get an event of a run."),
+    "explain": Where("explain", "Say why runs are not running, or not done, and what to do."),
+    "pause": Where("pause", "Hold back a queue, a workflow or an app."),
+    "unpause": Where("pause", "End a pause."),
+    "retain": Where("retain", "Remove ended runs that were kept long enough."),
     "top": Where("top", "Show queues, workers and the oldest waits, live."),
     "doctor": Where(
         "doctor",

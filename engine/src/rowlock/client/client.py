@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from itertools import repeat
-from typing import Any, Generic, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Generic, Self, TypedDict, TypeVar, Unpack, overload
 from uuid import UUID
 
 import msgspec
@@ -63,7 +63,7 @@ from rowlock.store.statements import (
     Entry,
     Told,
 )
-from rowlock.workflow import WorkflowCall
+from rowlock.workflow import Workflow, WorkflowCall
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -252,6 +252,11 @@ class Client:
         ]
 
     # --- watching
+
+    @overload
+    def run(self, run_id: UUID | str, workflow: Workflow[..., R]) -> Run[R]: ...
+    @overload
+    def run(self, run_id: UUID | str) -> Run[Any]: ...
 
     def run(self, run_id: UUID | str, workflow: Any = None) -> Run[Any]:
         """A handle on a run by its id; with the ``workflow`` object its result comes back typed."""

@@ -20,6 +20,7 @@ from rowlock.model.values import Shape
 from rowlock.starting import aware
 from rowlock.store.connection import Statement
 from rowlock.store.controls import (
+    DELETE,
     DRAIN_WORKER,
     MOVE,
     PAUSE,
@@ -129,6 +130,10 @@ def reschedule(run_id: UUID, at: datetime) -> Operation[bool]:
 
 def move(run_id: UUID, queue: str) -> Operation[bool]:
     return Operation(MOVE, {"run": run_id, "queue": queue})
+
+
+def delete(run_id: UUID) -> Operation[None]:
+    return Operation(DELETE, {"run": run_id})
 
 
 def pause(

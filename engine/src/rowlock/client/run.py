@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 from uuid import UUID
 
 import msgspec
@@ -24,9 +24,12 @@ from rowlock.store.statements import RUN, STEPS, RunRow, StepRow
 from rowlock.workflow import WorkflowCall
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeForm  # type checkers know it; nobody else needs it
+
     from rowlock.client.client import Client
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 ANY = Shape(Any, "the result")
 
@@ -93,11 +96,11 @@ class RunInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamEntry:
+class StreamEntry(Generic[R]):
     """An entry of a stream: its offset from 0, its value, when it was emitted."""
 
     offset: int
-    value: Any
+    value: R
     emitted_at: datetime
 
 
@@ -183,6 +186,13 @@ class Run(Generic[R]):
         codecs = self._client._codecs
         await self._client._do(operations.set_event(self.id, codecs, name, value), connection)
 
+    @overload
+    async def event(
+        self, name: str, type: TypeForm[T], *, timeout: timedelta | float | None = None
+    ) -> T: ...
+    @overload
+    async def event(self, name: str, *, timeout: timedelta | float | None = None) -> Any: ...
+
     async def event(
         self,
         name: str,
@@ -205,6 +215,15 @@ class Run(Generic[R]):
             raise ReceiveTimeout(f"event {name} of run {self.id}", seconds or 0.0) from None
         return shape.load(value)
 
+    @overload
+    def stream(
+        self, name: str, type: TypeForm[T], *, start: int = 0, follow: bool = True
+    ) -> AsyncIterator[StreamEntry[T]]: ...
+    @overload
+    def stream(
+        self, name: str, *, start: int = 0, follow: bool = True
+    ) -> AsyncIterator[StreamEntry[Any]]: ...
+
     async def stream(
         self,
         name: str,
@@ -212,7 +231,7 @@ class Run(Generic[R]):
         *,
         start: int = 0,
         follow: bool = True,
-    ) -> AsyncIterator[StreamEntry]:
+    ) -> AsyncIterator[StreamEntry[Any]]:
         """The entries of a stream from offset ``start``, in order, as they come, to the run's end.
 
         ``type``: what each value is loaded as. ``follow=False``: only those that are there. Raises
@@ -292,6 +311,10 @@ class Run(Generic[R]):
             self.id, codecs, place, call, outcomes, version=version, children=children
         )
         return Run(self._client, await self._client._do(operation, connection), self._shape)
+
+    async def delete(self, *, connection: Any = None) -> None:
+        """Remove it, ended, with all that is recorded of it, and its key; if nothing needs it."""
+        await self._client._do(operations.delete(self.id), connection)
 
     # --- its place among the others
 

@@ -37,6 +37,12 @@ RESCHEDULE: Statement[bool] = Statement(
 )
 MOVE: Statement[bool] = Statement("move", "select rowlock.move(%(run)s, %(queue)s)", bool)
 
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+DELETE = Statement("delete", "select rowlock.delete(%(run)s)", _nothing)
 PAUSE: Statement[bool] = Statement(
     "pause", "select rowlock.pause(%(queue)s, %(workflow)s, %(app)s, %(reason)s)", bool
 )

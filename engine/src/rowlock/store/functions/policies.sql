@@ -81,7 +81,16 @@ begin
     return true;
 end $$;
 comment on function rowlock.set_retention(interval, text, text, interval, boolean, text) is
-    'How long ended runs of an app are kept, counted from their end (null: for ever), and their keys; for a workflow, an outcome, both or all. archive: only removed by those who archive them first. True when it was otherwise before.';
+'Sets how long ended runs of an app are kept, counted from their end, and their keys: for a workflow, an
+outcome, both or all; the most specific policy counts. True when it was otherwise before.
+
+keep: how long; null: for ever.
+workflow: of which workflow; default: of every one that has no policy of its own.
+outcome: succeeded, failed, cancelled or dead; default: any.
+keep_keys: how long their keys can''t be used again, counted from the end as well; default: as long as the
+    runs are there.
+archive: they are removed only by those who archive them first; default: false.
+app: of which app; default: the one there is, if there is one.';
 
 -- retained_thing: what a policy is for, as the audit calls it.
 create or replace function rowlock.retained_thing(p_workflow text, p_outcome text) returns text
@@ -114,10 +123,21 @@ begin
     return true;
 end $$;
 comment on function rowlock.drop_retention(text, text, text) is
-    'Drops the policy for this workflow, outcome, both or all. False when there was none.';
+'Drops the policy that was set for just this. False when there was none.
+
+workflow: for which workflow; default: for all.
+outcome: for which outcome; default: for any.
+app: of which app; default: the one there is, if there is one.';
 
 create or replace view rowlock.retentions as
 select p.app, p.workflow, p.outcome, p.keep, p.keep_keys, p.archive, p.set_at
   from rowlock.retention as p;
 comment on view rowlock.retentions is
     'How long ended runs are kept; the most specific policy counts, what has none is kept for ever.';
+comment on column rowlock.retentions.app is 'The app whose runs it is for.';
+comment on column rowlock.retentions.workflow is 'Null: all that have no policy of their own.';
+comment on column rowlock.retentions.outcome is 'succeeded, failed, cancelled or dead; null: any that has no policy of its own.';
+comment on column rowlock.retentions.keep is 'How long, counted from the end of the run; null: for ever.';
+comment on column rowlock.retentions.keep_keys is 'How long the key of a removed run can''t be used again, counted likewise; null: it goes with the run.';
+comment on column rowlock.retentions.archive is 'Only removed by those who archive them first.';
+comment on column rowlock.retentions.set_at is 'When it was set like this.';

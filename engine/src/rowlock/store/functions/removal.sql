@@ -178,7 +178,10 @@ begin
     perform rowlock.remove_runs(array[delete.run_id], false);
 end $$;
 comment on function rowlock.delete(uuid) is
-    'Deletes an ended run with all that was recorded of it, its key too. Refused while something needs it: its parent, a fork of it, a child that has not ended, a run that waits for it.';
+'Deletes an ended run with all that was recorded of it, its key too. Refused while something needs it: its
+parent, a fork of it, a child that has not ended, a run that waits for it.
+
+run_id: the run.';
 
 create or replace function rowlock.why_kept(run_id uuid) returns text
 language sql stable
@@ -188,7 +191,9 @@ as $$
      where (select rowlock.allowed(r.app) from rowlock.run as r where r.id = k.run_id)
 $$;
 comment on function rowlock.why_kept(uuid) is
-    'Why a run can''t be deleted: it has not ended, or what needs it; null when it can be.';
+'Why a run can''t be deleted: it has not ended, or what needs it; null when it can be.
+
+run_id: the run.';
 
 -- remove_chosen: what choose_runs chose in this transaction, when it is safe elsewhere. Looked at again: whoever
 -- may call this may not remove anything else by it.

@@ -237,7 +237,14 @@ as $$
     select * from rowlock.walk_on(coalesce('app ' || retain.app, 'all'), retain.at_most, retain.app)
 $$;
 comment on function rowlock.retain(integer, text) is
-    'Removes a batch of ended runs that are kept long enough, and keys whose time is over; not those that are to be archived first. The next call goes on behind it; done: that was the end, and the next begins anew. Workers do this by themselves.';
+'Removes a batch of ended runs that were kept long enough, and keys whose time is over; not those that are to
+be archived first. The next call goes on behind it. Workers do this by themselves.
+
+at_most: how many runs; default: 1000.
+app: of which app; default: of all.
+removed: how many runs it removed.
+keys: how many keys may be used again.
+done: that was the end of the walk, and the next call begins anew.';
 
 -- house_due: seconds until a worker should call keep_house; null: nobody has asked for anything.
 create or replace function rowlock.house_due() returns double precision
@@ -248,7 +255,7 @@ as $$
                   or (select true from rowlock.run_key as k where k.expires_at <= statement_timestamp() limit 1)
            then greatest(0, extract(epoch from (
                     select w.next_at from rowlock.retention_walk as w where w.walker = 'workers')
-                    - statement_timestamp()))::double precision end
+                    - clock_timestamp()))::double precision end
 $$;
 
 -- keep_house: a batch of the walk that all workers share, if it is due; and when to come again.
@@ -257,13 +264,19 @@ returns table (removed integer, keys integer, next_in double precision)
 language plpgsql volatile
 set search_path = pg_catalog
 as $$
+declare
+    v_done boolean;
 begin
     removed := 0;
     keys := 0;
     next_in := rowlock.house_due();
     if next_in <= 0 then
-        select w.removed, w.keys into removed, keys from rowlock.walk_on('workers', p_limit, null) as w;
+        select w.removed, w.keys, w.done into removed, keys, v_done
+          from rowlock.walk_on('workers', p_limit, null) as w;
         next_in := rowlock.house_due();
+        if v_done and next_in <= 0 then
+            next_in := 60;  -- another is at it, and will see to the rest
+        end if;
     end if;
     return next;
 end $$;
@@ -312,4 +325,14 @@ as $$
      order by c.app, c.workflow, c.status
 $$;
 comment on function rowlock.retain_plan(text) is
-    'What retention would remove now, by kind of run: how many (at_least: there may be more), the end of the oldest, and how many stay although they are old, by reason. archive: only whoever archives them removes them.';
+'What retention would remove now, by kind of run, and what stays although it is old.
+
+app: of which app; default: of all.
+workflow: of which workflow they are.
+outcome: how they ended.
+keep: how long their policy keeps them.
+archive: only whoever archives them removes them.
+runs: how many would go.
+oldest: the end of the oldest.
+held_back: how many stay although they are old, by reason.
+at_least: it has not looked at all of them, so there may be more.';

@@ -250,8 +250,11 @@ as $$
     select k.id, (e.v ->> 'parent_id')::uuid, max(coalesce((e.v ->> 'parent_generation')::integer, 1))
       from jsonb_array_elements(p_runs) as e (v)
       join unnest(p_keys, p_ids) as k (key, id) on k.key = e.v ->> 'key'
-     cross join lateral (select r.parent_id from rowlock.run as r where r.id = k.id offset 0) as r
-     where r.parent_id is distinct from (e.v ->> 'parent_id')::uuid and e.v ->> 'parent_id' is not null
+     cross join lateral (select y.* from rowlock.run as y where y.id = k.id offset 0) as r
+     where e.v ->> 'parent_id' is not null
+       -- its own child of a history that it has left counts as another's
+       and (r.parent_id, r.parent_generation) is distinct from
+           ((e.v ->> 'parent_id')::uuid, (e.v ->> 'parent_generation')::integer)
      group by 1, 2
     on conflict (run_id, parent_id) do update
        set parent_generation = excluded.parent_generation

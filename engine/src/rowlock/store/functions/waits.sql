@@ -15,20 +15,19 @@ select w.run_id, w.generation, w.place, w.kind, w.name, w.on_run_id, w.opened_at
  where not exists (select from rowlock.step as s
                     where s.run_id = w.run_id and s.generation = w.generation and s.place = w.place);
 comment on view rowlock.waits is
-    'What unfinished runs wait for now, by place. A run that is loaded waits for some things in memory only.';
-comment on column rowlock.waits.run_id is 'The run that waits, see rowlock.runs.';
-comment on column rowlock.waits.generation is 'Its present generation.';
-comment on column rowlock.waits.place is 'Where in the program it waits, see rowlock.steps.';
-comment on column rowlock.waits.kind is
-    'timer (a sleep), retry (of a step), message, event, run (its end) or group (of children).';
-comment on column rowlock.waits.name is 'Of a message its topic, of an event its name, of a group which it is.';
+    'What unfinished runs wait for, by place. A run that is loaded waits for some things in memory only.';
+comment on column rowlock.waits.run_id is 'The run that waits.';
+comment on column rowlock.waits.generation is 'In which of its histories.';
+comment on column rowlock.waits.place is 'Where in its program.';
+comment on column rowlock.waits.kind is 'timer, retry, run, message, event or group (of children).';
+comment on column rowlock.waits.name is 'The message''s topic, the event''s name, or the group''s.';
 comment on column rowlock.waits.on_run_id is 'The run whose end or event it waits for.';
-comment on column rowlock.waits.opened_at is 'Since when it waits.';
-comment on column rowlock.waits.due_at is 'When the timer falls due, or the wait has a timeout; null: neither.';
-comment on column rowlock.waits.attempts is 'Of a retry: how often the step was tried.';
-comment on column rowlock.waits.error is 'Of a retry: what the last attempt raised, {"type", "message", …}.';
-comment on column rowlock.waits.children is 'Of a group: how many children it has.';
-comment on column rowlock.waits.arrived is 'Of a group: how many of them have ended.';
+comment on column rowlock.waits.opened_at is 'Since when.';
+comment on column rowlock.waits.due_at is 'When it goes on by itself, or the timeout of what it waits for; null: never.';
+comment on column rowlock.waits.attempts is 'Of a retry: how many attempts have failed.';
+comment on column rowlock.waits.error is 'Of a retry: how the last attempt failed.';
+comment on column rowlock.waits.children is 'Of a group: how many there are.';
+comment on column rowlock.waits.arrived is 'Of a group: how many have ended.';
 
 -- oldest_waits: of the runs that sleep, what has been waited for longest. Those are read from the oldest
 -- run on (the key of `wait` begins with the run's id, and ids are ordered by creation), at most p_look

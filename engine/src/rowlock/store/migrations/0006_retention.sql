@@ -20,6 +20,8 @@ create table rowlock.retention (
     constraint retention_keys check (keep_keys is null or (keep is not null and keep_keys >= keep))
 );
 comment on table rowlock.retention is 'How long ended runs are kept; runs without a policy are kept for ever.';
+comment on column rowlock.retention.set_at is 'When it was set like this.';
+comment on column rowlock.retention.app is 'The app whose runs it is for.';
 comment on column rowlock.retention.workflow is 'Null: all that have no policy of their own.';
 comment on column rowlock.retention.outcome is 'succeeded, failed, cancelled or dead; null: all that have no policy of their own.';
 comment on column rowlock.retention.keep is 'Counted from a run''s end; null: for ever.';
@@ -36,6 +38,10 @@ create table rowlock.retention_walk (
     constraint retention_walk_pkey primary key (walker)
 ) with (fillfactor = 50);
 comment on table rowlock.retention_walk is 'How far each walk over the ended runs has come.';
+comment on column rowlock.retention_walk.walker is 'Whose walk it is: the workers'', or that of a caller of rowlock.retain.';
+comment on column rowlock.retention_walk.began_at is 'When it began at the lowest id.';
+comment on column rowlock.retention_walk.lane is 'App, workflow, queue and outcome of the runs it is among.';
+comment on column rowlock.retention_walk.after_id is 'The last run it has looked at there.';
 comment on column rowlock.retention_walk.next_at is 'When workers begin anew.';
 
 -- The key of a run that has been removed. Start looks at nothing more than before.
@@ -55,6 +61,9 @@ create table rowlock.adoption (
 );
 create index adoption_parent on rowlock.adoption (parent_id);
 comment on table rowlock.adoption is 'Runs that started a child with a key which was used, and so share that run.';
+comment on column rowlock.adoption.run_id is 'The run that is shared.';
+comment on column rowlock.adoption.parent_id is 'Who shares it.';
+comment on column rowlock.adoption.parent_generation is 'In which of its histories.';
 
 alter table rowlock.adoption enable row level security;
 alter table rowlock.retention enable row level security;
