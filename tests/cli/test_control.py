@@ -187,9 +187,12 @@ def test_filters_choose_the_runs_that_the_command_is_for(shop: str) -> None:
     start(shop, "sums", "--attributes", mine, "--delay=1h")
     start(shop, "sums", "--attributes", '{"customer": 43}')
     start(shop, "report")
-    none = rowlock("cancel", "--workflow=nobody", "--yes", database=shop)
+    none = rowlock("cancel", '--attributes={"nobody": 1}', "--yes", database=shop)
     assert (none.returncode, none.stdout, none.stderr) == (0, "", "no run matches\n")
-    assert rowlock_json("cancel", "--workflow=nobody", "--yes", database=shop) == []
+    assert rowlock_json("cancel", '--attributes={"nobody": 1}', "--yes", database=shop) == []
+    typo = rowlock("cancel", "--workflow=nobody", "--yes", database=shop)
+    assert typo.returncode == 1
+    assert "workflow nobody" in typo.stderr
 
     done = rowlock("cancel", "--attributes", mine, "--since=1h", "--yes", database=shop)
     assert done.returncode == 0
@@ -299,53 +302,58 @@ def test_what_is_not_clear_is_a_usage_error(
 
 @pytest.fixture
 def held(shop: str) -> list[str]:
-    """Ten runs, the ninth of which is held up by somebody's open transaction."""
-    return [start(shop, "sums") for _ in range(10)]
+    """Ten blocked runs."""
+    runs = [start(shop, "sums") for _ in range(10)]
+    query(
+        shop,
+        "update rowlock.task set state = 'blocked', reason = '{\"kind\": \"test\"}' returning 1",
+    )
+    return runs
 
 
 def test_an_interrupted_command_says_what_was_done_and_what_perhaps(
     shop: str, held: list[str]
 ) -> None:
     with psycopg.connect(shop) as stranger:
-        stranger.execute("select from rowlock.run where id = %s for update", [held[8]])
+        stranger.execute("select from rowlock.task where run_id = %s for update", [held[8]])
         with subprocess.Popen(
-            [sys.executable, "-m", "rowlock", "cancel", *held, "--json"],
+            [sys.executable, "-m", "rowlock", "resume", *held, "--json"],
             env=environment(shop),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         ) as process:
             eventually(lambda: waits_for_a_lock(shop))
-            eventually(lambda: status_of(shop, held[9]) == "cancelled")
+            eventually(lambda: status_of(shop, held[9]) == "ready")
             os.kill(process.pid, signal.SIGINT)
             out, _ = process.communicate(timeout=60)
         assert process.returncode == 130
     facts = json.loads(out)
     assert [one["ok"] for one in facts] == [True] * 8 + [None, True]
-    assert status_of(shop, held[8]) == "ready"
+    assert status_of(shop, held[8]) == "blocked"
 
 
 def test_a_lost_connection_names_the_runs_that_were_perhaps_reached(
     shop: str, held: list[str]
 ) -> None:
     with psycopg.connect(shop) as stranger:
-        stranger.execute("select from rowlock.run where id = %s for update", [held[0]])
+        stranger.execute("select from rowlock.task where run_id = %s for update", [held[0]])
         with subprocess.Popen(
-            [sys.executable, "-m", "rowlock", "cancel", *held],
+            [sys.executable, "-m", "rowlock", "resume", *held],
             env=environment(shop),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         ) as process:
             [pid] = eventually(lambda: waits_for_a_lock(shop))
-            eventually(lambda: status_of(shop, held[7]) == "cancelled")
+            eventually(lambda: status_of(shop, held[7]) == "ready")
             query(shop, f"select pg_terminate_backend({pid})")
             out, error = process.communicate(timeout=60)
         assert process.returncode == 5
     assert len(out.splitlines()) == 7
-    assert "cancelling 7 of 10 runs, 1 perhaps reached, 2 not tried" in error
+    assert "resumed 7 of 10 runs, 1 perhaps reached, 2 not tried" in error
     assert f"perhaps: {held[0]}" in error
-    assert {status_of(shop, run_id) for run_id in (held[0], *held[8:])} == {"ready"}
+    assert {status_of(shop, run_id) for run_id in (held[0], *held[8:])} == {"blocked"}
 
 
 def waits_for_a_lock(database: str) -> list[int]:
