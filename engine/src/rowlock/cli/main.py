@@ -79,9 +79,28 @@ COMMANDS = {
     ),
     "event": Where("control", "Set or get an event of a run."),
     "explain": Where("explain", "Say why runs are not running, or not done, and what to do."),
-    "pause": Where("pause", "Hold back a queue, a workflow or an app."),
-    "unpause": Where("pause", "End a pause."),
-    "retain": Where("retain", "Remove ended runs that were kept long enough."),
+    "move": Where("control", "Put runs that are not running into another queue of their app."),
+    "reprioritise": Where(
+        "control", "Give unfinished runs another priority: 0 is claimed first, 100 last."
+    ),
+    "reschedule": Where(
+        "control", "Let runs that are scheduled or ready be claimed at another time."
+    ),
+    "pause": Where(
+        "pause", "Stop the claiming of runs of a queue, of a workflow, or of all of an app."
+    ),
+    "unpause": Where("pause", "End a pause that was made with the same options, and no other."),
+    "queues": Where("fleet", "List queues, and how many unfinished runs they have in each state."),
+    "workers": Where("fleet", "List worker processes."),
+    "drain-worker": Where("fleet", "Let worker processes take no new runs, for good."),
+    "versions": Where("fleet", "List the code versions of apps, the newest first."),
+    "promote": Where(
+        "fleet", "Let a code version take all runs that are not pinned to another yet."
+    ),
+    "retire": Where(
+        "fleet", "Let a code version that has nothing more to do never become current again."
+    ),
+    "retain": Where("retain", "Remove ended runs whose policy does not keep them any longer."),
     "top": Where("top", "Show queues, workers and the oldest waits, live."),
     "doctor": Where(
         "doctor",
