@@ -17,7 +17,14 @@ from rowlock.store import migrate as migrations
 from rowlock.store.connection import Disconnected
 from rowlock.store.entries import Entry
 from rowlock.store.migrate import LEVEL, Change, check, migrate, plan
-from rowlock.store.statements import FLEET, HISTORY, OUTCOMES
+from rowlock.store.statements import (
+    ARCHIVED_ROWS,
+    CHOOSE_RUNS,
+    FLEET,
+    HISTORY,
+    OUTCOMES,
+    REMOVE_CHOSEN,
+)
 from store.races.sessions import (
     Connections,
     World,
@@ -227,7 +234,36 @@ def test_every_function_runs(any_world: World) -> None:
     world.expire(other)
     assert admin.tend(max_takeovers=1).taken_over >= 1
     assert worker.leave() >= 1
+    leaves(world)
     for view in ("runs", "steps", "workers"):
         admin.run(f"select * from rowlock.{view}")
     [fleet] = admin.call(FLEET, app=None)
     assert fleet.schema_level == LEVEL
+
+
+def leaves(world: World) -> None:
+    """Everything of retention, once."""
+    admin, worker = world.anybody, world.worker("remover")
+    first, *_ = fresh = [admin.start(key=f"leaves {n}") for n in range(3)]
+    claimed = worker.claim()
+    assert {one.run_id for one in claimed} >= set(fresh)
+    worker.journal(*[step(one, "77") for one in claimed], *[finish(one) for one in claimed])
+    admin.run("update rowlock.outcome set finished_at = finished_at - interval '1 day'")
+    admin.run("set rowlock.test_offset = '1 day'")
+    admin.run(
+        "select rowlock.set_retention('1 hour', 'fulfil', keep_keys => '1 year', app => 'shop')"
+    )
+    plan = "select sum(runs) from rowlock.retain_plan('shop')"
+    assert admin.ask(plan) >= 3
+    admin.run("select rowlock.delete(%s)", first)
+    with admin.connection.transaction():
+        [chosen] = admin.call(
+            CHOOSE_RUNS, limit=1, app=None, archived=True, lane=None, after_id=None
+        )
+        assert admin.call(ARCHIVED_ROWS, runs=chosen.runs)
+        admin.call(REMOVE_CHOSEN, runs=chosen.runs)
+    assert admin.ask("select removed from rowlock.keep_house(1000)") >= 1
+    assert admin.run("select removed, done from rowlock.retain()") == [(0, True)]
+    assert not admin.ask(plan)
+    assert admin.ask("select rowlock.drop_retention('fulfil', app => 'shop')") is True
+    admin.run("reset rowlock.test_offset")

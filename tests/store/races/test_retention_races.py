@@ -372,6 +372,9 @@ def test_a_child_that_is_being_found_by_its_key_is_not_removed(world: World) -> 
     starter.commit()
     assert retain(world.anybody) == 0
     assert _why(world, shared) == "its parent is there"
+    worker.journal(finish(parent))
+    world.anybody.run("select rowlock.delete(%s)", parent.run_id)
+    assert (_why(world, shared), world.count("adoption")) == (None, 0)
 
 
 @pytest.mark.parametrize("fate", FATES)

@@ -15,7 +15,8 @@ Where to go:
     cancel, resume, retry, rewind, fork, …    control.py: a verb and an act for each
     which runs a command means                selection.py
     one thing done to many, and told          carrying.py
-    names that the shell completes            names.py
+    completion, and names for it              completion.py, names.py
+    doctor                                    doctor.py; the checks are in rowlock.doctor
     migrate                                   migrate.py
     worker: the parent                        worker.py
     worker: each process, hidden              worker_process.py
