@@ -194,7 +194,7 @@ class Life:
         )
 
     def start_many(self) -> None:
-        """A batch whose ids come some time after its call."""
+        """A batch whose ids come some time after its call; or before, as a fork's children's do."""
         runs = [{"workflow": self.chance.choice(WORKFLOWS)}] * self.chance.randint(1, 6)
         made = self.sql.run(
             "select rowlock.start_many(%s, %s)", json.dumps(runs), self.chance.choice(APPS)
@@ -202,7 +202,7 @@ class Life:
         self.sql.run(
             "update rowlock.run set created_at = created_at - make_interval(secs => %s)"
             " where id = any (%s)",
-            self.chance.choice((0.0, 0.5, 5.0)),
+            self.chance.choice((-3.0, 0.0, 0.5, 5.0)),
             [run for (run,) in made],
         )
 
