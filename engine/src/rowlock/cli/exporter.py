@@ -149,6 +149,10 @@ def page_of(state: FleetState | None, seconds: float) -> Page:
     return Page({name: list(series.items()) for name, series in families.items()})
 
 
+PAUSED = "paused"
+"""Ready, but for a pause: no worker would take it, so none is wanted for it."""
+
+
 def _queues(state: FleetState) -> dict[str, dict[Labels, Cells]]:
     """Every queue that is declared or has tasks, with every state: 0 is worth showing."""
     tasks: Counter[tuple[str, str, str]] = Counter()
@@ -161,7 +165,9 @@ def _queues(state: FleetState) -> dict[str, dict[Labels, Cells]]:
         oldest[key] = max(oldest.get(key, 0.0), one.oldest_due_seconds or 0.0, overdue)
     return {
         "rowlock_queue_tasks": {
-            (*key, str(word)): [float(tasks[*key, word])] for key in oldest for word in TaskState
+            (*key, str(word)): [float(tasks[*key, word])]
+            for key in oldest
+            for word in (*TaskState, PAUSED)
         },
         "rowlock_queue_oldest_ready_seconds": {key: [value] for key, value in oldest.items()},
     }

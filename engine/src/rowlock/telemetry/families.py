@@ -167,7 +167,7 @@ FLEET = (
         "rowlock_queue_tasks",
         GAUGE,
         ("app", "queue", "state"),
-        "Unfinished runs: ready, running, waiting, scheduled or blocked.",
+        "Unfinished runs: ready, paused, running, waiting, scheduled or blocked.",
     ),
     Family(
         "rowlock_queue_oldest_ready_seconds",

@@ -316,11 +316,13 @@ begin
      order by w.kind in ('timer', 'retry'), w.due_at, w.place collate "C" limit 1;
     details := jsonb_build_object('waits', v_waits, 'due_at', nullif(p_task.due_at, 'infinity'));
     if v_wait.on_run_id is not null then
-        select r.* into v_other from rowlock.run as r where r.id = v_wait.on_run_id;
-        v_status := coalesce(
+        -- It may be of an app that the caller may not look into: then its id is all that is said.
+        select r.* into v_other from rowlock.run as r
+         where r.id = v_wait.on_run_id and rowlock.allowed(r.app);
+        v_status := case when v_other.id is null then 'of another app' else coalesce(
             (select t.state from rowlock.task as t where t.run_id = v_wait.on_run_id),
             (select o.status from rowlock.outcome as o where o.run_id = v_wait.on_run_id
-              order by o.generation desc limit 1));
+              order by o.generation desc limit 1)) end;
         details := details || jsonb_build_object('other_run', v_wait.on_run_id, 'other_status', v_status);
     end if;
     case v_wait.kind
@@ -330,13 +332,13 @@ begin
             hint := format('rowlock.send(''%s'', ''%s'', …) sends one.', p_task.run_id, v_wait.name);
         when 'event' then
             cause := 'waiting_for_event';
-            message := format('it waits for event %s of run %s of %s, which is %s', v_wait.name, v_wait.on_run_id,
-                              v_other.workflow, v_status);
+            message := format('it waits for event %s of run %s', v_wait.name, v_wait.on_run_id)
+                       || coalesce(' of ' || v_other.workflow, '') || ', which is ' || coalesce(v_status, 'gone');
             hint := format('What holds that run: select * from rowlock.explain(''%s'').', v_wait.on_run_id);
         when 'run' then
             cause := 'waiting_for_run';
-            message := format('it waits for the end of run %s of %s, which is %s', v_wait.on_run_id, v_other.workflow,
-                              v_status);
+            message := format('it waits for the end of run %s', v_wait.on_run_id)
+                       || coalesce(' of ' || v_other.workflow, '') || ', which is ' || coalesce(v_status, 'gone');
             hint := format('What holds that run: select * from rowlock.explain(''%s'').', v_wait.on_run_id);
         when 'group' then
             select coalesce(sum(a.count), 0) into v_here from rowlock.arrival as a where a.name = v_wait.name;
