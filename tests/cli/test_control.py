@@ -187,9 +187,12 @@ def test_filters_choose_the_runs_that_the_command_is_for(shop: str) -> None:
     start(shop, "sums", "--attributes", mine, "--delay=1h")
     start(shop, "sums", "--attributes", '{"customer": 43}')
     start(shop, "report")
-    none = rowlock("cancel", "--workflow=nobody", "--yes", database=shop)
+    none = rowlock("cancel", "--status=blocked", "--yes", database=shop)
     assert (none.returncode, none.stdout, none.stderr) == (0, "", "no run matches\n")
-    assert rowlock_json("cancel", "--workflow=nobody", "--yes", database=shop) == []
+    assert rowlock_json("cancel", "--status=blocked", "--yes", database=shop) == []
+    typo = rowlock("cancel", "--workflow=sumz", "--yes", database=shop)
+    assert typo.returncode == 1
+    assert "no app has workflow sumz" in typo.stderr or "no workflow sumz" in typo.stderr
 
     done = rowlock("cancel", "--attributes", mine, "--since=1h", "--yes", database=shop)
     assert done.returncode == 0
@@ -281,6 +284,12 @@ def test_on_a_terminal_there_is_a_bar_and_no_line_for_each_of_many(shop: str) ->
         (["send", "RUN", "approval", "@/no/such"], "No such file"),
         (["event", "set", "--workflow=w", "a", "1", "2"], "After the filters come NAME"),
         (["event", "get", "RUN", "a", "--timeout=1s"], "--timeout goes with --wait"),
+        (["move"], "QUEUE is missing: it comes last"),
+        (["reprioritise", "RUN"], "PRIORITY is missing: it comes last"),
+        (["reprioritise", "RUN", "101"], "0<=x<=100"),
+        (["reprioritise", "RUN", "high"], "'high' is not a valid integer"),
+        (["reschedule", "RUN", "soon"], "'soon' is no time: write now, 10m, 2026-12-24T08:00"),
+        (["reschedule", "--status=waiting", "now"], "nothing for runs that are waiting"),
     ],
 )
 def test_what_is_not_clear_is_a_usage_error(
@@ -307,45 +316,52 @@ def test_an_interrupted_command_says_what_was_done_and_what_perhaps(
     shop: str, held: list[str]
 ) -> None:
     with psycopg.connect(shop) as stranger:
-        stranger.execute("select from rowlock.run where id = %s for update", [held[8]])
+        stranger.execute("select from rowlock.task where run_id = %s for update", [held[8]])
         with subprocess.Popen(
-            [sys.executable, "-m", "rowlock", "cancel", *held, "--json"],
+            [sys.executable, "-m", "rowlock", "reprioritise", *held, "7", "--json"],
             env=environment(shop),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         ) as process:
             eventually(lambda: waits_for_a_lock(shop))
-            eventually(lambda: status_of(shop, held[9]) == "cancelled")
+            eventually(lambda: priorities(shop, held[9:]) == [7])
             os.kill(process.pid, signal.SIGINT)
             out, _ = process.communicate(timeout=60)
         assert process.returncode == 130
     facts = json.loads(out)
     assert [one["ok"] for one in facts] == [True] * 8 + [None, True]
-    assert status_of(shop, held[8]) == "ready"
+    assert priorities(shop, held[8:9]) == [50]
 
 
 def test_a_lost_connection_names_the_runs_that_were_perhaps_reached(
     shop: str, held: list[str]
 ) -> None:
     with psycopg.connect(shop) as stranger:
-        stranger.execute("select from rowlock.run where id = %s for update", [held[0]])
+        stranger.execute("select from rowlock.task where run_id = %s for update", [held[0]])
         with subprocess.Popen(
-            [sys.executable, "-m", "rowlock", "cancel", *held],
+            [sys.executable, "-m", "rowlock", "reprioritise", *held, "7"],
             env=environment(shop),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         ) as process:
             [pid] = eventually(lambda: waits_for_a_lock(shop))
-            eventually(lambda: status_of(shop, held[7]) == "cancelled")
+            eventually(lambda: priorities(shop, held[1:8]) == [7] * 7)
             query(shop, f"select pg_terminate_backend({pid})")
             out, error = process.communicate(timeout=60)
         assert process.returncode == 5
     assert len(out.splitlines()) == 7
-    assert "cancelling 7 of 10 runs, 1 perhaps reached, 2 not tried" in error
+    assert "reprioritised 7 of 10 runs, 1 perhaps reached, 2 not tried" in error
     assert f"perhaps: {held[0]}" in error
-    assert {status_of(shop, run_id) for run_id in (held[0], *held[8:])} == {"ready"}
+    assert priorities(shop, [held[0], *held[8:]]) == [50] * 3
+
+
+def priorities(database: str, run_ids: list[str]) -> list[int]:
+    """As they are committed."""
+    ids = ", ".join(f"'{run_id}'" for run_id in run_ids)
+    found = query(database, f"select priority from rowlock.runs where run_id in ({ids})")
+    return [priority for (priority,) in found]
 
 
 def waits_for_a_lock(database: str) -> list[int]:

@@ -244,8 +244,8 @@ def test_what_a_role_may_not_read_is_left_out_and_that_is_said(
         connection.execute("create role shown_to login password 'x'")
         try:
             connection.execute("grant usage on schema rowlock to shown_to")
-            for name in ("run", "runs", "task", "outcome", "steps", "step", "messages", "message",
-                         "worker", "app_member"):  # fmt: skip
+            for name in ("run", "runs", "task", "outcome", "generation", "steps", "step",
+                         "messages", "message", "worker", "app_member"):  # fmt: skip
                 connection.execute(f"grant select on rowlock.{name} to shown_to".encode())
             connection.execute("grant execute on all functions in schema rowlock to shown_to")
             connection.execute("select rowlock.grant_app('shown_to', 'shop')")
@@ -253,7 +253,9 @@ def test_what_a_role_may_not_read_is_left_out_and_that_is_said(
                 "select rowlock.start('fulfil', app => 'shop')::text"
             ).fetchall()
             theirs = make_conninfo(database, user="shown_to", password="x")
-            facts = json.loads(rowlock("show", run_id, "--json", database=theirs).stdout)
+            said = rowlock("show", run_id, "--json", database=theirs)
+            assert said.returncode == 0, said.stderr
+            facts = json.loads(said.stdout)
             assert facts["hidden"] == ["cancel_request", "waits"]
             assert facts["waits"] == []
             shown = rowlock("show", run_id, database=theirs)

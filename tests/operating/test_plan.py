@@ -291,6 +291,19 @@ def test_to_zero_only_when_idle_for_a_while_and_back_at_once() -> None:
     assert world.replicas("shop:1") == 1
 
 
+def test_what_is_paused_wants_no_workers() -> None:
+    """Neither its backlog nor what arrives meanwhile; other queues go on as they are."""
+    world = ready_world(Pool(slots=10, max=50, min=0, idle_after_s=300))
+    world.rates = [RateState("shop", "default", 20.0, 5.0)]
+    world.queues = [tasks("paused", 100_000), tasks("waiting", 5)]
+    for _ in range(100):
+        world.step()
+    assert world.replicas("shop:1") == 0
+    world.queues = [tasks("paused", 100_000), tasks("ready", 1)]
+    world.step()
+    assert (world.replicas("shop:1") or 0) >= 1
+
+
 def test_busy_but_keeping_up_is_not_idle() -> None:
     world = ready_world(Pool(min=0, idle_after_s=10))
     world.queues = [tasks("running", 3, "shop:1")]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rowlock import BlockingClient
 from rowlock.errors import RunFailed
-from workers import sample
+from workers import sample, sample_sessions
 from workers.process import Worker
 from workers.until import Sql, until
 
@@ -25,14 +27,22 @@ def test_killed_between_a_steps_effect_and_its_checkpoint_only_that_step_runs_ag
     assert executed == {"a": 1, "b": 2, "c": 1}
 
 
+@pytest.mark.parametrize(
+    ("workflow", "module"),
+    [
+        (sample.killed_in_a_transaction, "workers.sample"),
+        (sample_sessions.killed_in_a_session, "workers.sample_sessions"),
+    ],
+    ids=["psycopg", "SQLAlchemy"],
+)
 def test_killed_in_a_transaction_its_writes_happen_exactly_once(
-    database: str, client: BlockingClient, sql: Sql
+    database: str, client: BlockingClient, sql: Sql, workflow: Any, module: str
 ) -> None:
-    run = client.start(sample.killed_in_a_transaction("r"))
-    with Worker(database) as doomed:
+    run = client.start(workflow("r"))
+    with Worker(database, f"{module}:app") as doomed:
         assert doomed.wait() == -9
     assert sql("select n from ledger") == [(1,)]
-    with Worker(database):
+    with Worker(database, f"{module}:app"):
         assert run.result(timeout=60) == 3
     assert sql("select n from ledger order by n") == [(1,), (2,), (3,)]
 

@@ -478,6 +478,31 @@ def test_the_view_of_queues_counts_by_state_and_tells_of_pauses(world: World) ->
     assert admin.run("select distinct paused_at is not null from rowlock.queues") == [(True,)]
 
 
+def test_what_a_pause_holds_back_is_no_work_for_a_fleet(world: World) -> None:
+    """Neither for those who start workers by what is ready, nor for those who mend runs."""
+    admin, worker = world.anybody, world.worker()
+    in_state(world, "blocked")
+    invoices = [admin.start("invoice") for _ in range(2)]
+    admin.run("select rowlock.pause(workflow => 'invoice')")
+    assert claimed_ids(worker) == []
+    admin.start()
+    admin.start(queue="other")
+    count = (
+        "select queue, state, tasks, oldest_due_seconds is not null"
+        "  from rowlock.fleet_tasks('shop')"
+    )
+    blocked, aside = ("default", "blocked", 1, False), ("default", "paused", 2, False)
+    there = ("other", "ready", 1, True)
+    assert admin.run(count) == [blocked, aside, ("default", "ready", 1, True), there]
+    admin.run("select rowlock.pause('default')")
+    assert admin.run(count) == [blocked, ("default", "paused", 3, False), there]
+    admin.run("select rowlock.unpause('default')")
+    admin.run("select rowlock.unpause(workflow => 'invoice')")
+    admin.tend()
+    assert admin.run(count) == [blocked, ("default", "ready", 3, True), there]
+    assert len(invoices) == 2
+
+
 # --- forks
 
 
@@ -621,6 +646,24 @@ def test_a_fork_with_its_children_has_a_group_of_its_own(world: World) -> None:
     worker.journal(groups=worker.journal(finish(last)).groups)
     assert world.state(fork) == "ready"
     assert world.state(parent.run_id) == "waiting"
+
+
+def test_a_fork_has_the_group_of_its_own_history_and_not_an_earlier_ones(world: World) -> None:
+    """The run was rewound to where it started a group, of which nobody had ended."""
+    worker, admin = world.worker(), world.anybody
+    [parent] = world.claimed_by(worker)
+    worker.write(children(parent, "1", 3), step(parent, "2"), finish(parent))
+    admin.rewind(parent.run_id, "1")
+    [again] = [one for one in worker.claim() if one.run_id == parent.run_id]
+    worker.journal(children(again, "1", 2))
+    fork = admin.ask("select rowlock.fork(%s, children => true)", parent.run_id)
+    assert world.steps(fork) == [("1", f"{fork}:1:1", 0)]
+    copies = admin.run(
+        "select r.child_index, f.parent_generation from rowlock.run as r"
+        "  join rowlock.run as f on f.id = r.forked_from where r.parent_id = %s order by 1",
+        fork,
+    )
+    assert copies == [(1, 2), (2, 2)]
 
 
 def test_a_group_that_has_ended_is_shared(world: World) -> None:

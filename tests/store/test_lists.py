@@ -18,6 +18,8 @@ import psycopg
 import pytest
 
 from rowlock.model.states import Outcome, TaskState
+from rowlock.store import migrate as migrations
+from rowlock.store.migrate import Change
 from rowlock.store.statements import CLAIM, REGISTER_WORKER, SHOW_APP, Claimed
 from store.races.sessions import (
     Session,
@@ -192,7 +194,7 @@ class Life:
         )
 
     def start_many(self) -> None:
-        """A batch whose ids come some time after its call."""
+        """A batch whose ids come some time after its call; or before, as a fork's children's do."""
         runs = [{"workflow": self.chance.choice(WORKFLOWS)}] * self.chance.randint(1, 6)
         made = self.sql.run(
             "select rowlock.start_many(%s, %s)", json.dumps(runs), self.chance.choice(APPS)
@@ -200,7 +202,7 @@ class Life:
         self.sql.run(
             "update rowlock.run set created_at = created_at - make_interval(secs => %s)"
             " where id = any (%s)",
-            self.chance.choice((0.0, 0.5, 5.0)),
+            self.chance.choice((-3.0, 0.0, 0.5, 5.0)),
             [run for (run,) in made],
         )
 
@@ -438,3 +440,49 @@ def show_bank(world: World) -> None:
         SHOW_APP, app="bank", queues=["default"], workflows=["lend"], workflow_queues=["default"]
     )
     world.anybody.run("insert into rowlock.version (app, name) values ('bank', 'v1')")
+
+
+# --- databases that are older than lists
+
+
+HISTORY = """
+insert into rowlock.run (id, created_at, priority, app, workflow, queue, input)
+select id, now(), 50, 'shop', 'fulfil', 'default', '{}' from unnest(%(runs)s::uuid[]) as id;
+insert into rowlock.outcome
+      (run_id, finished_at, generation, epoch, app, workflow, queue, version, status)
+select %(runs)s[x.nth], now(), x.generation, 1, 'shop', 'fulfil', 'default', '', x.status
+  from (values (1, 1, 'failed'), (1, 2, 'succeeded'), (2, 1, 'cancelled'), (3, 1, 'continued'),
+               (3, 2, 'failed')) as x (nth, generation, status);
+insert into rowlock.generation (run_id, created_at, generation, reason, input)
+select %(runs)s[x.nth], now(), 2, x.reason, '{}'
+  from (values (1, 'retry'), (2, 'resume'), (3, 'continued')) as x (nth, reason);
+insert into rowlock.task (run_id, due_at, generation, priority, state, app, queue, workflow)
+select %(runs)s[2], now(), 2, 50, 'ready', 'shop', 'default', 'fulfil'
+"""
+
+
+def test_what_was_redone_before_is_marked_by_the_migration(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retried, resumed, continued = runs = [UUID(int=n) for n in (1, 2, 3)]
+    with monkeypatch.context() as patch:
+        known = migrations.steps()
+        patch.setattr(migrations, "steps", lambda: known[:4])
+        patch.setattr(migrations, "functions", lambda: Change(None, "functions", "select 1"))
+        patch.setattr(migrations, "LEVEL", 4)
+        assert migrations.migrate(empty_database).level == 4
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        for statement in HISTORY.split(";\n"):
+            connection.execute(statement.encode(), {"runs": runs})
+        migrations.migrate(empty_database)
+        assert connection.execute(STANDS_ONCE.encode()).fetchall() == []
+        for status, wanted in {
+            "failed": [continued],
+            "succeeded": [retried],
+            "cancelled": [],
+            "ready": [resumed],
+        }.items():
+            listed = connection.execute(
+                'select run_id from rowlock.list_runs(status => %s, "limit" => 1)', [status]
+            ).fetchall()
+            assert [run for (run,) in listed] == wanted, status

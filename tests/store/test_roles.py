@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -311,7 +312,7 @@ OF_NO_APP = {
     # any worker removes for all what their apps' policies say
     *("house_due", "keep_house"),
     # a time as an id, texts, an error
-    *("id_at", "id_since", "id_until", "in_words", "refuse_unknown_names", "shown"),
+    *("id_at", "id_since", "id_until", "in_words", "refuse_unknown_names", "shown", "is_paused"),
 }
 
 
@@ -554,6 +555,14 @@ def test_roles_are_made_once_and_given_their_rights_again_and_again(home: Estate
         connection.execute("select rowlock.current_version('shop')")
         with pytest.raises(InsufficientPrivilege):
             connection.execute("select rowlock.retire('shop', 'v1')")
+
+
+def test_eight_at_once_make_them_and_none_fails(home: Estate) -> None:
+    home.look.execute("drop owned by rowlock_reader; drop role rowlock_reader")
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(make_roles, [home.url_of(OWNER)] * 8))
+    assert sorted(made) == [()] * 7 + [("rowlock_reader",)]
+    home.look.execute("grant rowlock_reader to shop_reader")
 
 
 def test_what_a_superuser_migrates_belongs_to_the_owner_all_the_same(home: Estate) -> None:

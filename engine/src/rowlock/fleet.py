@@ -41,7 +41,7 @@ class QueueState:
     version: str
     """The code version they are pinned to; empty: not pinned yet."""
     state: str
-    """ready, running, waiting, scheduled or blocked."""
+    """ready, running, waiting, scheduled or blocked; or paused: ready but for a pause."""
     tasks: int
     oldest_due_seconds: float | None
     """ready: for how long the first of them has been due."""

@@ -272,18 +272,26 @@ def load_of(fleet: FleetState, app: str, version: str, pool: Pool) -> Load:
     oldest = 0.0
     soonest: float | None = None
     queues: set[str] = set()
+    paused: set[str] = set()
+    ready: set[str] = set()
     for one in fleet.queues:
         if one.app != app or one.version not in mine or not pool.serves(one.queue):
+            continue
+        if one.state == "paused":
+            paused.add(one.queue)  # nobody may claim these
             continue
         queues.add(one.queue)
         if one.state == "running":
             running += one.tasks
         elif one.state == "ready":
+            ready.add(one.queue)
             due += one.tasks
             oldest = max(oldest, one.oldest_due_seconds or 0.0)
         elif one.next_due_seconds is not None:
             known_s = one.next_due_seconds
             soonest = known_s if soonest is None else min(known_s, soonest)
+    # What arrives in a paused queue joins those that nobody may claim.
+    queues -= paused - ready
     rates = [r for r in fleet.rates if r.app == app and r.queue in queues]
     arrivals = sum(r.arrivals_per_second for r in rates)
     known = [

@@ -13,9 +13,12 @@ Where to go:
     show, history                             show.py, portrait.py (reads), tree.py (draws)
     top                                       top.py; what a look tells frames.py
     cancel, resume, retry, rewind, fork, …    control.py: a verb and an act for each
+    explain, pause, retain                    files of their names
+    queues, workers, versions                 fleet.py
     which runs a command means                selection.py
     one thing done to many, and told          carrying.py
-    names that the shell completes            names.py
+    completion, and names for it              completion.py, names.py
+    doctor                                    doctor.py; the checks are in rowlock.doctor
     migrate                                   migrate.py
     worker: the parent                        worker.py
     worker: each process, hidden              worker_process.py

@@ -1,4 +1,4 @@
-"""`rowlock cancel`, `resume`, `retry`, `rewind`, `fork`, `send` and `event`: what is done to runs.
+"""`rowlock cancel`, `resume`, `retry`, `rewind`, `fork`, `send`, …: what is done to runs.
 
 Each command is a Verb (its words, and the statuses of runs it can be done to) and an act on one
 run; which runs are meant and how it is told is the same for all, in selection.py and carrying.py.
@@ -9,7 +9,7 @@ Writes: the client's operations.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -34,11 +34,17 @@ from rowlock.client import Run, call
 from rowlock.errors import ReceiveTimeout
 from rowlock.workflow import WorkflowCall
 
+_QUEUED = ("scheduled", "ready", "waiting", "blocked")
+_BEGINNING = ("scheduled", "ready")
+
 CANCEL = Verb("cancel", "cancelling", UNFINISHED, UNFINISHED)
 RESUME = Verb("resume", "resumed", ("blocked", "cancelled", "dead"), ("blocked",))
 RETRY = Verb("retry", "retried", ("failed",), ("failed",))
 REWIND = Verb("rewind", "rewound", ENDED)
 FORK = Verb("fork", "forked", STATUSES)
+MOVE = Verb("move", "moved", _QUEUED, _QUEUED)
+REPRIORITISE = Verb("reprioritise", "reprioritised", UNFINISHED, UNFINISHED)
+RESCHEDULE = Verb("reschedule", "rescheduled", _BEGINNING, _BEGINNING)
 SEND = Verb("send", "sent to", UNFINISHED, UNFINISHED)
 SET_EVENT = Verb("event set", "set on", UNFINISHED, UNFINISHED)
 
@@ -163,6 +169,15 @@ def rewind_command(
     multiple=True,
     help="Another outcome of a step in the copy; repeatable.",
 )
+@click.option(
+    "--version",
+    help="The code version that takes it; the app's current one without.",
+)
+@click.option(
+    "--children",
+    is_flag=True,
+    help="Fork children that have not ended too, instead of waiting for the same.",
+)
 @selecting(FORK)
 def fork_command(
     selection: Selection,
@@ -170,6 +185,8 @@ def fork_command(
     input_: str | None,
     args: tuple[str, ...],
     outcomes: tuple[str, ...],
+    version: str | None,
+    children: bool,
 ) -> int:
     """Start new runs with a copy of what others recorded.
 
@@ -181,13 +198,81 @@ def fork_command(
     Example:
       rowlock fork 01980000-0000-7000-8000-000000000000 3
       rowlock fork 01980000-0000-7000-8000-000000000000 3 --outcome '2="receipt-99"'
+      rowlock fork --workflow fulfil --status failed --version shop:2 --yes
     """
     run_ids, place = runs_and_place(targets)
     changed = _new_input(input_, args)
     edited = dict(named_json(one, "--outcome", "PLACE=JSON") for one in outcomes)
 
     async def act(run: Run[Any]) -> Run[Any]:
-        return await run.fork(place, call=changed, outcomes=edited or None)
+        return await run.fork(
+            place, call=changed, outcomes=edited or None, version=version, children=children
+        )
+
+    return carry_out(selection, run_ids, act)
+
+
+@click.command("move")
+@click.argument("words", metavar="[RUN_ID]... QUEUE", nargs=-1)
+@selecting(MOVE)
+def move_command(selection: Selection, words: tuple[str, ...]) -> int:
+    """Put runs that are not running into another queue of their app.
+
+    \b
+    Example:
+      rowlock move 01980000-0000-7000-8000-000000000000 slow
+      rowlock move slow --workflow report --queue default
+    """
+    run_ids, queue = _runs_and(words, "QUEUE")
+
+    async def act(run: Run[Any]) -> None:
+        await run.move(queue)
+
+    return carry_out(selection, run_ids, act)
+
+
+@click.command("reprioritise")
+@click.argument("words", metavar="[RUN_ID]... PRIORITY", nargs=-1)
+@selecting(REPRIORITISE)
+def reprioritise_command(selection: Selection, words: tuple[str, ...]) -> int:
+    """Give unfinished runs another priority: 0 is claimed first, 100 last.
+
+    It counts from their next claim on.
+
+    \b
+    Example:
+      rowlock reprioritise 01980000-0000-7000-8000-000000000000 0
+      rowlock reprioritise 90 --workflow report --status ready
+    """
+    run_ids, text = _runs_and(words, "PRIORITY")
+    priority: int = click.IntRange(0, 100)(text)
+
+    async def act(run: Run[Any]) -> None:
+        await run.reprioritise(priority)
+
+    return carry_out(selection, run_ids, act)
+
+
+@click.command("reschedule")
+@click.argument("words", metavar="[RUN_ID]... WHEN", nargs=-1)
+@selecting(RESCHEDULE)
+def reschedule_command(selection: Selection, words: tuple[str, ...]) -> int:
+    """Let runs that are scheduled or ready be claimed at another time.
+
+    WHEN is `now`, a time from now such as 10m, or a time such as 2026-12-24T08:00, of this
+    machine's zone unless it names another.
+
+    \b
+    Example:
+      rowlock reschedule 01980000-0000-7000-8000-000000000000 now
+      rowlock reschedule 01980000-0000-7000-8000-000000000000 2026-12-24T08:00Z
+      rowlock reschedule 2h --workflow report --status ready
+    """
+    run_ids, text = _runs_and(words, "WHEN")
+    at = _moment(text)
+
+    async def act(run: Run[Any]) -> None:
+        await run.reschedule(at)
 
     return carry_out(selection, run_ids, act)
 
@@ -298,6 +383,30 @@ def runs_and_place(targets: Sequence[str]) -> tuple[list[UUID], str | None]:
     place = None if found or not last else last
     run_ids = [_id(text) for text in (ids if place or not last else targets)]
     return run_ids, place
+
+
+def _runs_and(words: Sequence[str], what: str) -> tuple[list[UUID], str]:
+    """Ids of runs, and one word behind them."""
+    if not words or (_as_id(words[-1]) and what != "QUEUE"):
+        raise click.UsageError(f"{what} is missing: it comes last.")
+    return [_id(text) for text in words[:-1]], words[-1]
+
+
+def _moment(text: str) -> datetime:
+    """``now``, a duration from now, or a time."""
+    if text == "now":
+        return datetime.now(UTC)
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        pass
+    try:
+        return datetime.now(UTC) + duration(text)
+    except click.BadParameter:
+        raise click.BadParameter(
+            f"{text!r} is no time: write now, 10m, 2026-12-24T08:00 or 2026-12-24T08:00Z.",
+            param_hint="WHEN",
+        ) from None
 
 
 def _told(selection: Selection, words: Sequence[str], what: str) -> tuple[list[UUID], str, Any]:

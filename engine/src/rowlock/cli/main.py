@@ -15,9 +15,12 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import io
-from typing import NamedTuple
+import os
+import sys
+from typing import NamedTuple, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from rowlock.cli.output import complain
 from rowlock.errors import (
@@ -36,6 +39,9 @@ TOO_NEW = 4
 UNREACHABLE = 5
 TIMED_OUT = 124
 INTERRUPTED = 130
+
+COMPLETE_VARIABLE = "_ROWLOCK_COMPLETE"
+"""Set by the shell's script when it wants something completed."""
 
 _NO_SCHEMA = ("3F000", "42P01", "42883")  # SQLSTATEs of what a missing migration looks like
 
@@ -73,10 +79,36 @@ COMMANDS = {
     ),
     "event": Where("control", "Set or get an event of a run."),
     "explain": Where("explain", "Say why runs are not running, or not done, and what to do."),
-    "pause": Where("pause", "Hold back a queue, a workflow or an app."),
-    "unpause": Where("pause", "End a pause."),
-    "retain": Where("retain", "Remove ended runs that were kept long enough."),
+    "move": Where("control", "Put runs that are not running into another queue of their app."),
+    "reprioritise": Where(
+        "control", "Give unfinished runs another priority: 0 is claimed first, 100 last."
+    ),
+    "reschedule": Where(
+        "control", "Let runs that are scheduled or ready be claimed at another time."
+    ),
+    "pause": Where(
+        "pause", "Stop the claiming of runs of a queue, of a workflow, or of all of an app."
+    ),
+    "unpause": Where("pause", "End a pause that was made with the same options, and no other."),
+    "queues": Where("fleet", "List queues, and how many unfinished runs they have in each state."),
+    "workers": Where("fleet", "List worker processes."),
+    "drain-worker": Where("fleet", "Let worker processes take no new runs, for good."),
+    "versions": Where("fleet", "List the code versions of apps, the newest first."),
+    "promote": Where(
+        "fleet", "Let a code version take all runs that are not pinned to another yet."
+    ),
+    "retire": Where(
+        "fleet", "Let a code version that has nothing more to do never become current again."
+    ),
+    "retain": Where("retain", "Remove ended runs whose policy does not keep them any longer."),
     "top": Where("top", "Show queues, workers and the oldest waits, live."),
+    "doctor": Where(
+        "doctor",
+        "Look for what may be wrong with the database and the fleet, and say what to do.",
+    ),
+    "completion": Where(
+        "completion", "Print the script that completes rowlock's commands in a shell."
+    ),
     "operator": Where("operator", "Run the operator for Kubernetes."),
 }
 HIDDEN = {"worker-process": Where("worker_process", "")}
@@ -110,6 +142,15 @@ class Commands(click.Group):
         command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         assert isinstance(command, click.Command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands by name, without importing them."""
+        found = [
+            CompletionItem(name, help=where.summary)
+            for name, where in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -148,8 +189,26 @@ def exit_code_of(error: RowlockError) -> int:
     return next((code for kind, code in codes if isinstance(error, kind)), FAILED)
 
 
+def complete() -> NoReturn:
+    """Answer a shell that wants a line completed. Never an error: it would stand in that line.
+
+    Ends the process at once: a thread may still wait for a database that does not answer.
+    """
+    code = 1
+    try:
+        rowlock.main(prog_name="rowlock")
+    except SystemExit as done:
+        code = done.code if isinstance(done.code, int) else 1
+        sys.stdout.flush()
+    except Exception:  # noqa: S110
+        pass
+    os._exit(code)
+
+
 def main() -> int:
     """Run the command line; gives the exit code."""
+    if COMPLETE_VARIABLE in os.environ:
+        complete()
     try:
         return rowlock.main(prog_name="rowlock", standalone_mode=False) or 0
     except click.ClickException as error:

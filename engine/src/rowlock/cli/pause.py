@@ -11,15 +11,24 @@ from typing import Any
 import click
 
 from rowlock.blocking import BlockingClient
+from rowlock.cli.names import complete
 from rowlock.cli.options import database_options, json_option, settings_of
 from rowlock.cli.output import print_json
 
 
 def _what(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--workflow", help="Runs of this workflow."),
-        click.option("--queue", help="Runs of this queue."),
-        click.option("--app", required=True, metavar="NAME", help="The app; by itself, all of it."),
+        click.option(
+            "--workflow", shell_complete=complete("workflow"), help="Runs of this workflow."
+        ),
+        click.option("--queue", shell_complete=complete("queue"), help="Runs of this queue."),
+        click.option(
+            "--app",
+            required=True,
+            metavar="NAME",
+            shell_complete=complete("app"),
+            help="The app; by itself, all of it.",
+        ),
     ):
         command = option(command)
     return command

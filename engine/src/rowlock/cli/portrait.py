@@ -18,9 +18,9 @@ from uuid import UUID
 import msgspec
 
 from rowlock.client import RunInfo
-from rowlock.errors import UnknownRun
+from rowlock.errors import Refused, UnknownRun
 from rowlock.settings import Settings
-from rowlock.store.connection import Poisoned, Session, Statement
+from rowlock.store.connection import Session, Statement
 from rowlock.store.reports import (
     ASIDE,
     CANCEL_REQUEST,
@@ -180,7 +180,7 @@ class _Reader:
         """Nothing where the role may not read it: rowlock_client sees no waits."""
         try:
             return await self._ask(statement, **parameters)
-        except Poisoned as error:
+        except Refused as error:
             if error.sqlstate != FORBIDDEN:
                 raise
             self._hidden.append(statement.name)

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from rowlock import retention
+from rowlock.cli.names import complete
 from rowlock.cli.options import database_options, json_option, settings_of
 from rowlock.cli.output import print_json, print_table, span
 from rowlock.retention import Planned
@@ -24,7 +25,9 @@ from rowlock.retention import Planned
     metavar="FILE",
     help="Append each run to this file as a line of JSON before it is removed.",
 )
-@click.option("--app", metavar="NAME", help="Runs of this app only.")
+@click.option(
+    "--app", metavar="NAME", shell_complete=complete("app"), help="Runs of this app only."
+)
 @database_options
 @json_option
 def retain_command(

@@ -26,7 +26,7 @@ from rowlock.errors import ConfigurationError, SchemaTooNew, SchemaTooOld
 from rowlock.settings import Settings
 from rowlock.store.connection import Disconnected, conninfo, describe, refusal
 
-_LOCK = 0x726F776C6F636B  # "rowlock"
+LOCK = 0x726F776C6F636B  # "rowlock"
 _HEADER = re.compile(r"^-- minimum code level: (\d+)$", re.MULTILINE)
 
 
@@ -169,7 +169,7 @@ def migrate(where: Settings | str) -> Report:
     with _connected(_settings(where)) as connection:
         while True:
             with connection.transaction():
-                connection.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
+                connection.execute("select pg_advisory_xact_lock(%s)", [LOCK])
                 _bootstrap(connection)
                 state = _state(connection)
                 pending = _pending(state)

@@ -18,7 +18,7 @@ from psycopg.sql import SQL, Identifier
 from rowlock.errors import ConfigurationError, SchemaTooOld
 from rowlock.settings import Settings
 from rowlock.store.connection import Disconnected, conninfo, describe, refusal
-from rowlock.store.migrate import LEVEL
+from rowlock.store.migrate import LEVEL, LOCK
 
 ROLES = ("rowlock_client", "rowlock_worker", "rowlock_reader", "rowlock_admin")
 """What login roles are made members of; see docs/operations.md."""
@@ -38,7 +38,10 @@ def make_roles(where: Settings | str) -> tuple[str, ...]:
         ) as connection:
             _require_functions(connection)
             made = tuple(role for role in ROLES if _make(connection, role))
-            connection.execute("select rowlock.grant_rights()")
+            with connection.transaction():
+                # Two who grant the same at once would fail each other.
+                connection.execute("select pg_advisory_xact_lock(%s)", [LOCK])
+                connection.execute("select rowlock.grant_rights()")
             return made
     except psycopg.errors.InsufficientPrivilege as error:
         raise ConfigurationError(

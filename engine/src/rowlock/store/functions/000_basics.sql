@@ -24,6 +24,11 @@ create or replace function rowlock.shown(p_name text) returns text
 language sql immutable
 return case when length(p_name) > 200 then left(p_name, 200) || '…' else coalesce(p_name, 'null') end;
 
+-- is_paused: whether a task was set aside for its workflow (pause.sql).
+create or replace function rowlock.is_paused(p_reason jsonb) returns boolean
+language sql immutable
+return p_reason ->> 'kind' is not distinct from 'paused';
+
 -- require_read_committed: each statement of our functions must see what committed before it. At
 -- a higher isolation level a lock succeeds and the look behind it is old: limits overshoot and
 -- wake-ups are lost (protocol test 4b).

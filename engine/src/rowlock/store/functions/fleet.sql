@@ -5,29 +5,44 @@
 -- bounded, however large the ledgers grow. Whoever calls sets a statement_timeout: a count that takes
 -- too long is worth less than a quiet database. p_app null: all apps.
 
--- fleet_tasks: unfinished runs by app, queue, version and state, in one pass. oldest_due: how long the
--- first of the ready ones has been due. next_due: until the first of those that wait for a time falls
--- due; below 0 when it is due and nobody has promoted it, as when there is no worker at all. Runs that
--- wait for a run alone are due at infinity, which is no time.
+-- fleet_tasks: unfinished runs by app, queue, version and state, in one pass. `paused` are those that would
+-- be claimed but for a pause: ready in a queue or app that is paused, or set aside for their workflow; nobody
+-- is to start workers for them, or to mend them. oldest_due: how long the first of the ready ones has been
+-- due. next_due: until the first of those that wait for a time falls due; below 0 when it is due and nobody
+-- has promoted it, as when there is no worker at all. Runs that wait for a run alone are due at infinity,
+-- which is no time.
 create or replace function rowlock.fleet_tasks(p_app text default null)
 returns table (
     app text, queue text, version text, state text, tasks bigint,
     oldest_due_seconds double precision, next_due_seconds double precision)
 language sql stable set search_path = pg_catalog set jit = off
 as $$
-    select t.app, t.queue, t.version, t.state, count(*),
-           case when t.state = 'ready'
-                then greatest(0, extract(epoch from statement_timestamp()
-                                         - min(t.due_at) filter (where isfinite(t.due_at))))::double precision
+    with counted as materialized (
+        select t.app, t.queue, t.version, t.state,
+               t.state = 'blocked' and rowlock.is_paused(t.reason) as is_aside, count(*) as tasks,
+               min(t.due_at) filter (where isfinite(t.due_at)) as due_at
+          from rowlock.task as t
+         where p_app is null or t.app = p_app
+         group by t.app, t.queue, t.version, t.state, is_aside
+    ), told as (
+        select c.app, c.queue, c.version, c.tasks, c.due_at,
+               case when c.is_aside
+                      or (c.state = 'ready'
+                          and exists (select from rowlock.pause as p
+                                       where p.app = c.app and p.lifted_at is null and p.workflow is null
+                                         and (p.queue is null or p.queue = c.queue)))
+                    then 'paused' else c.state end as state
+          from counted as c)
+    select x.app, x.queue, x.version, x.state, sum(x.tasks)::bigint,
+           case when x.state = 'ready'
+                then greatest(0, extract(epoch from statement_timestamp() - min(x.due_at)))::double precision
            end,
-           case when t.state in ('scheduled', 'waiting')
-                then extract(epoch from min(t.due_at) filter (where isfinite(t.due_at))
-                                        - statement_timestamp())::double precision
+           case when x.state in ('scheduled', 'waiting')
+                then extract(epoch from min(x.due_at) - statement_timestamp())::double precision
            end
-      from rowlock.task as t
-     where p_app is null or t.app = p_app
-     group by t.app, t.queue, t.version, t.state
-     order by t.app, t.queue, t.version, t.state
+      from told as x
+     group by x.app, x.queue, x.version, x.state
+     order by x.app, x.queue, x.version, x.state
 $$;
 
 -- fleet_workers: every worker's row, with what it runs counted by its index.

@@ -7,11 +7,6 @@
 -- aside (`blocked`, reason `paused`), each once, a bounded batch at a time, and goes on behind them.
 -- When the pause is lifted, whoever tends makes them ready again, in batches, with the due_at they had.
 
--- is_paused: whether a task was set aside for its workflow.
-create or replace function rowlock.is_paused(p_reason jsonb) returns boolean
-language sql immutable
-return p_reason ->> 'kind' is not distinct from 'paused';
-
 -- check_pause: what is to be paused, refused when there is no such thing. Gives its app.
 create or replace function rowlock.check_pause(p_queue text, p_workflow text, p_app text) returns text
 language plpgsql stable

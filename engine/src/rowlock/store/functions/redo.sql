@@ -350,24 +350,35 @@ begin
 end $$;
 
 -- unfinished_children: what a copy's steps will say instead of what the run's own say: another id for each
--- child that has not ended, another name for each group in which one has not.
+-- child that has not ended, another name for each group in which one has not. Of its present history alone:
+-- an earlier one may have a group at the same place, and the copy has but one.
 create or replace function rowlock.unfinished_children(p_run uuid, p_new uuid) returns jsonb
 language sql volatile
 set search_path = pg_catalog
 set enable_seqscan = off set jit = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
+    with named as materialized (
+        select s.place, s.kind, s.output #>> '{}' as name
+          from rowlock.step as s
+         where s.run_id = p_run and s.kind in ('child', 'children') and s.output is not null
+           and s.generation = coalesce(
+                   (select t.generation from rowlock.task as t where t.run_id = p_run),
+                   (select max(o.generation) from rowlock.outcome as o where o.run_id = p_run)))
     select coalesce(jsonb_object_agg(x.old, x.new), '{}')
-      from (select c.id::text as old, rowlock.uuidv7()::text as new
-              from rowlock.run as c
-              join rowlock.task as t on t.run_id = c.id
-             where c.parent_id = p_run and c.child_index is null and c.detached is not true
+      from (select n.name as old, rowlock.uuidv7()::text as new
+              from named as n
+              join rowlock.run as c on c.id = case n.kind when 'child' then n.name::uuid end
+             where c.parent_id = p_run and c.detached is not true
+               and exists (select from rowlock.task as t where t.run_id = c.id)
              union all
-            select format('%s:%s:%s', p_run, c.parent_generation, c.parent_place),
-                   format('%s:1:%s', p_new, c.parent_place)
-              from rowlock.run as c
-              join rowlock.task as t on t.run_id = c.id
-             where c.parent_id = p_run and c.child_index is not null
-             group by c.parent_generation, c.parent_place) as x
+            select n.name, format('%s:1:%s', p_new, n.place)
+              from named as n
+             where n.kind = 'children' and split_part(n.name, ':', 1) = p_run::text
+               and exists (select from rowlock.run as c
+                             join rowlock.task as t on t.run_id = c.id
+                            where c.parent_id = p_run and c.child_index is not null
+                              and c.parent_generation::text = split_part(n.name, ':', 2)
+                              and c.parent_place = n.place)) as x
 $$;
 
 -- copy_children: the children that the steps of a copy name. Of a group all are copied: those that have

@@ -82,6 +82,7 @@ as $$
         ('in_words',                  '{client,worker,reader,admin}', true),
         ('refuse_unknown_names',      '{client,worker,reader,admin}', true),
         ('shown',                     '{client,worker,reader,admin}', true),
+        ('is_paused',                 '{client,worker,reader,admin}', true),
         ('fleet_tasks',               '{reader,admin}',               true),
         ('fleet_workers',             '{reader,admin}',               true),
         ('fleet_versions',            '{reader,admin}',               true),
