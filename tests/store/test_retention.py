@@ -242,6 +242,38 @@ def test_who_dies_in_the_middle_of_a_line_leaves_it_on_a_line_of_its_own(
     assert [json.loads(line)["run"]["id"] for line in lines] == [str(run) for run in runs]
 
 
+def test_an_error_of_the_archives_own_is_raised_as_it_is(world: World, database: str) -> None:
+    """It may be a database, too."""
+    ended(world, 2)
+    policy(world)
+    age(world, database)
+
+    def fails(lines: Iterator[bytes]) -> None:
+        next(lines)
+        raise psycopg.OperationalError("the archive's disk is full")
+
+    with pytest.raises(psycopg.OperationalError, match="disk is full"):
+        retention.retain(database, archive=fails)
+    assert retention.retain(database).runs == 2
+
+
+def test_a_connection_that_is_lost_says_so_and_removes_nothing(world: World, database: str) -> None:
+    ended(world, 2)
+    policy(world)
+    age(world, database)
+
+    def cuts(lines: Iterator[bytes]) -> None:
+        list(lines)
+        world.anybody.run(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where application_name = 'rowlock retain' and datname = current_database()"
+        )
+
+    with pytest.raises(Disconnected):
+        retention.retain(database, archive=cuts)
+    assert world.count("run") == 2
+
+
 def test_an_archive_that_does_not_take_all_removes_nothing(world: World, database: str) -> None:
     ended(world, 3)
     policy(world)

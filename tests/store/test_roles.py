@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +20,8 @@ from psycopg.errors import InsufficientPrivilege, ObjectNotInPrerequisiteState
 from psycopg.sql import SQL, Identifier
 from psycopg.types.json import Json
 
-from rowlock.errors import ConfigurationError, SchemaTooOld
+from rowlock import retention
+from rowlock.errors import ConfigurationError, Refused, SchemaTooOld
 from rowlock.store.migrate import LEVEL, check, migrate
 from rowlock.store.roles import ROLES, make_roles
 from rowlock.store.statements import FLEET
@@ -613,6 +615,28 @@ def test_making_roles_wants_the_right_to_do_so_and_says_so(home: Estate) -> None
     assert make_roles(home.url_of(OWNER)) == ("rowlock_reader",)
     home.look.execute("grant rowlock_reader to shop_reader")
     assert len(ROLES) == len(CLASSES)
+
+
+def test_who_administers_archives_and_workers_keep_house(tmp_path: Path) -> None:
+    """All of it over functions of the owner: nobody else has a right on a table."""
+    archive = tmp_path / "runs.jsonl"
+    with estate() as home:
+        for app in ("shop", "bank"):
+            home.rows("select rowlock.set_retention('1 hour', 'fulfil', app => %s)", app)
+        home.look.execute("update rowlock.outcome set finished_at = finished_at - interval '1 day'")
+        home.look.execute("alter database estate set rowlock.test_offset = '1 day'")
+        for role in ("the_admin", "shop_reader"):
+            planned = retention.plan(home.url_of(role), app="shop")
+            assert sum(one.runs for one in planned) == 4
+        assert {one.app for one in retention.plan(home.url_of("shop_reader"))} == {"shop"}
+        done = retention.retain(home.url_of("the_admin"), app="shop", archive=archive, at_most=1)
+        assert done.archived == len(archive.read_text().splitlines()) == 4
+        with home.as_("shop_worker") as connection:
+            kept = connection.execute("select removed from rowlock.keep_house(10)").fetchall()
+        assert kept == [(1,)], "as any worker does for all, lane by lane"
+        for role in ("shop_client", "shop_worker"):
+            with pytest.raises(Refused, match="permission denied"):
+                retention.plan(home.url_of(role))
 
 
 def test_an_installation_without_roles_is_its_owners_alone(database: str) -> None:

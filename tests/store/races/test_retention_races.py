@@ -947,6 +947,29 @@ def test_workers_share_a_walk_and_rest_when_it_has_come_to_its_end(world: World)
     assert world.anybody.ask("select rowlock.house_due()") > 50
 
 
+def test_a_walk_that_passes_by_much_rests_the_longer(world: World) -> None:
+    """What it takes to remove something does not count: else much to do would be done slowly."""
+    ended(world, 3)
+    policy(world)
+    age(world)
+    walk = "select extract(epoch from {})::float8 from rowlock.retention_walk"
+    rests = walk.format("next_at - clock_timestamp()")
+    keep_house = "select removed from rowlock.keep_house(2)"
+    assert [world.anybody.ask(keep_house) for _ in range(2)] == [2, 1]
+    assert world.anybody.ask(walk.format("in_vain")) == 0
+    world.anybody.run("update rowlock.retention_walk set in_vain = '5 minutes'")
+    assert world.anybody.ask(keep_house) == 0
+    assert 15 * 60 < world.anybody.ask(rests) <= 20.1 * 60
+    world.anybody.run("update rowlock.retention_walk set next_at = clock_timestamp()")
+    assert world.anybody.ask(keep_house) == 0
+    assert 0 < world.anybody.ask(rests) <= 60
+    world.anybody.run(
+        "update rowlock.retention_walk set next_at = clock_timestamp(), in_vain = '1 day'"
+    )
+    assert world.anybody.ask(keep_house) == 0
+    assert world.anybody.ask(rests) <= 3601
+
+
 def test_a_walk_that_is_left_open_keeps_nobody_waiting(world: World) -> None:
     """Not even the very first one."""
     ended(world, 5)

@@ -10,7 +10,8 @@ Reads: store's CHOOSE_RUNS, ARCHIVED_ROWS.  Writes: store's REMOVE_CHOSEN, EXPIR
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from itertools import groupby
 from typing import Any, TypeVar
 from uuid import UUID
@@ -20,7 +21,7 @@ from psycopg import Connection
 
 from rowlock.errors import ConfigurationError
 from rowlock.settings import Settings
-from rowlock.store.connection import Disconnected, Statement, conninfo, describe, translated
+from rowlock.store.connection import Disconnected, Statement, conninfo, describe, refusal
 from rowlock.store.statements import (
     ARCHIVED_ROWS,
     CHOOSE_RUNS,
@@ -83,27 +84,35 @@ class Remover:
             "lane": after.lane if after else None,
             "after_id": after.after_id if after else None,
         }
-        with translated(), self._connection.transaction():
+        try:
             # Whatever the database's default is: each statement has to see what came before it.
-            self._connection.execute("set transaction isolation level read committed")
-            self._connection.execute(_PATIENCE)
+            self._say("begin isolation level read committed")
+            self._say(_PATIENCE)
             chosen = self._all(CHOOSE_RUNS, given)[0]
             if archive is not None and chosen.runs:
                 self._archive(chosen.runs, archive)
             if chosen.runs:
                 self._all(REMOVE_CHOSEN, {"runs": chosen.runs})
+            self._say("commit")
+        except BaseException:
+            with suppress(psycopg.Error):
+                self._connection.rollback()
+            raise
         return chosen
 
     def _archive(self, runs: list[UUID], archive: Archive) -> None:
         handed = 0
 
-        def lines() -> Iterator[bytes]:
+        def lines() -> Generator[bytes]:
             nonlocal handed
-            for line in self._lines(runs):
-                handed += 1
-                yield line
+            with closing(self._lines(runs)) as found:
+                for line in found:
+                    handed += 1
+                    yield line
 
-        archive(lines())
+        # Closed, whatever the archive does: until then the connection has not read its answer.
+        with closing(lines()) as given:
+            archive(given)
         if handed < len(runs):
             raise ConfigurationError(
                 f"the archive took {handed} of {len(runs)} runs; it must take all of them before "
@@ -114,18 +123,44 @@ class Remover:
         """Remove keys of removed runs whose time is over; how many those were."""
         return self._all(EXPIRE_KEYS, {"limit": at_most})[0]
 
+    def _say(self, sql: str) -> None:
+        with _told():
+            self._connection.execute(sql.encode())
+
     def _all(self, statement: Statement[R], given: Mapping[str, Any]) -> list[R]:
-        with translated():
+        with _told():
             cursor = self._connection.execute(statement.sql.encode(), given)
             return [statement.row(*row) for row in cursor.fetchall()]
 
-    def _lines(self, runs: list[UUID]) -> Iterator[bytes]:
+    def _lines(self, runs: list[UUID]) -> Generator[bytes]:
         """One line a run; the rows come one by one, not the whole batch at once."""
-        with self._connection.cursor() as cursor:
-            found = cursor.stream(ARCHIVED_ROWS.sql.encode(), {"runs": runs})
-            rows = (ARCHIVED_ROWS.row(*row) for row in found)
-            for _, of_run in groupby(rows, key=lambda row: row.run_id):
+        sql = ARCHIVED_ROWS.sql.encode()
+        with (
+            self._connection.cursor() as cursor,
+            closing(cursor.stream(sql, {"runs": runs})) as found,  # type: ignore[type-var]
+        ):
+            for _, of_run in groupby(_rows(found), key=lambda row: row.run_id):
                 yield b"".join(_line(of_run))
+
+
+def _rows(found: Iterator[Any]) -> Iterator[ArchivedRow]:
+    while True:
+        with _told():
+            row = next(found, None)
+        if row is None:
+            return
+        yield ARCHIVED_ROWS.row(*row)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors of this connection as what they mean; the archive's own stay what they are."""
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        raise Disconnected(describe(error)) from None
+    except psycopg.Error as error:
+        raise refusal(error) from None
 
 
 def _line(rows: Iterator[ArchivedRow]) -> Iterator[bytes]:

@@ -193,10 +193,10 @@ language plpgsql volatile
 set search_path = pg_catalog
 as $$
 declare
-    v_now   timestamptz := clock_timestamp();
-    v_walk  rowlock.retention_walk;
-    v_began timestamptz;
-    v_batch record;
+    v_began   timestamptz := clock_timestamp();
+    v_walk    rowlock.retention_walk;
+    v_batch   record;
+    v_in_vain interval;
 begin
     removed := 0;
     keys := 0;
@@ -217,12 +217,14 @@ begin
         removed := cardinality(v_batch.runs);
         keys := rowlock.expire_keys(p_limit);
         done := v_batch.done and keys < p_limit;
-        v_began := case when v_walk.lane is null then v_now else v_walk.began_at end;
-        -- Passing by what stays shall cost a fifth of the time at most.
+        v_in_vain := v_walk.in_vain + case when removed = 0 then clock_timestamp() - v_began
+                                           else interval '0' end;
+        -- Passing by what stays shall take a fifth of the time at most.
         update rowlock.retention_walk as w
-           set lane = v_batch.lane, after_id = v_batch.after_id, began_at = v_began,
-               next_at = v_now + case when done then least(
-                             greatest(4 * (v_now - v_began), interval '1 minute'), interval '1 hour')
+           set lane = v_batch.lane, after_id = v_batch.after_id,
+               in_vain = case when done then interval '0' else v_in_vain end,
+               next_at = v_began + case when done then least(
+                             greatest(4 * v_in_vain, interval '1 minute'), interval '1 hour')
                              else interval '0' end
          where w.walker = p_walker;
     end if;

@@ -30,8 +30,8 @@ comment on column rowlock.retention.archive is 'Only removed by those who archiv
 
 -- Where a walk over the ended runs goes on, so that those which stay are not passed again and again.
 create table rowlock.retention_walk (
-    began_at  timestamptz not null default clock_timestamp(),
     next_at   timestamptz not null default clock_timestamp(),
+    in_vain   interval    not null default '0',
     after_id  uuid,
     walker    text        not null,
     lane      text[],
@@ -39,7 +39,7 @@ create table rowlock.retention_walk (
 ) with (fillfactor = 50);
 comment on table rowlock.retention_walk is 'How far each walk over the ended runs has come.';
 comment on column rowlock.retention_walk.walker is 'Whose walk it is: the workers'', or that of a caller of rowlock.retain.';
-comment on column rowlock.retention_walk.began_at is 'When it began at the lowest id.';
+comment on column rowlock.retention_walk.in_vain is 'How long it has taken to pass by what stays.';
 comment on column rowlock.retention_walk.lane is 'App, workflow, queue and outcome of the runs it is among.';
 comment on column rowlock.retention_walk.after_id is 'The last run it has looked at there.';
 comment on column rowlock.retention_walk.next_at is 'When workers begin anew.';
