@@ -24,7 +24,7 @@ from workers.looking import looking_into
 from workers.process import Worker
 from workers.until import Sql, until
 
-SECONDS = float(os.environ.get("ROWLOCK_RETENTION_SECONDS", "15"))
+SECONDS = float(os.environ.get("ROWLOCK_RETENTION_SECONDS", "6"))
 FAMILIES = 80
 
 AT_ONCE = """
