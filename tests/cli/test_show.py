@@ -100,10 +100,10 @@ def test_a_step_at_work_and_its_worker_are_shown(
     assert "grace 30s: too slow" in rowlock("show", run_id, database=database).stdout
     query(database, "update rowlock.worker set lease_until = clock_timestamp() returning 1")
     assert "its lease is over" in rowlock("show", run_id, database=database).stdout
-    (tmp_path / "go").touch()
     for pid in worker.children():
         os.kill(pid, signal.SIGCONT)
     becomes(database, run_id, "cancelled")
+    (tmp_path / "go").touch()  # not before: whatever returns before it hears of the cancel succeeds
     assert rowlock_json("show", run_id, database=database)["cancel"] is None
 
 

@@ -30,6 +30,7 @@ def test_changed_code_blocks_the_run_with_expected_and_found_and_old_code_resume
     with Worker(database, ONE) as old:
         until(lambda: run.status() == "waiting")
         old.kill()
+    run.send("go", True)
     with Worker(database, TWO):
         until(lambda: run.status() == "blocked")
         reason = run.info().reason
@@ -55,14 +56,16 @@ def test_a_pinned_run_waits_for_its_version_and_new_runs_go_to_the_promoted_one(
             # The newest that registered is current until someone promotes another.
             client.promote("v1")
             kept = client.start(version_one.order("r2"))
-            until(lambda: kept.info().version == "v1")
+            until(lambda: kept.info().version == "v1" and kept.status() == "waiting")
             client.promote("v2")
             moved = client.start(version_one.order("r3"))
             until(lambda: moved.info().version == "v2")
             old.kill()
-            until(lambda: moved.status() == "succeeded")
+            for run in (pinned, kept, moved):
+                run.send("go", True)
+            assert moved.result(timeout=60) == "ship"
             # Nobody of v1 lives: its runs are due, and wait; v2 does not touch them.
-            until(lambda: pinned.status() == "ready" and kept.status() == "ready")
+            assert pinned.status() == kept.status() == "ready"
             with Worker(database, ONE, version="v1"):
                 assert pinned.result(timeout=60) == kept.result(timeout=60) == "ship"
     assert set(sql("select version, status from rowlock.outcome")) == {

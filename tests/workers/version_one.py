@@ -12,5 +12,5 @@ app = App("changing")
 async def order(run: str) -> str:
     await note(run, "reserve")
     await slow_note(run, "charge", 0.5)
-    await app.sleep(1.5)
+    await app.receive("go", bool)
     return await note(run, "ship")

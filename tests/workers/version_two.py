@@ -12,7 +12,7 @@ app = App("changing")
 async def order(run: str) -> str:
     await note(run, "reserve")
     await app.uuid()
-    await app.sleep(1.5)
+    await app.receive("go", bool)
     return await note(run, "ship")
 
 
