@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PYTEST := $(BIN)/pytest -q
+# Tests wait more than they work: twice as many processes as there are cores.
+JOBS   ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || sysctl -n hw.ncpu))))
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-promises lint chaos cluster cluster-test loadtest peers-quick dashboards docs clean
@@ -25,8 +27,8 @@ $(STAMP): pyproject.toml
 demo: install ## index a folder of real files with four workers, and kill one half-way (DIR=… for another folder)
 	@$(BIN)/python examples/demo.py $(if $(DIR),"$(DIR)")
 
-test: install lint ## all default tests (those on a cluster: make cluster-test)
-	$(PYTEST) --ignore tests/cluster
+test: install lint ## all default tests, in processes side by side (JOBS=…); those on a cluster: make cluster-test
+	$(PYTEST) --numprocesses $(JOBS) --dist worksteal --ignore tests/cluster
 
 test-promises: install ## the tests of the promises
 	$(PYTEST) tests/promises

@@ -119,7 +119,7 @@ def test_a_lone_surrogate_is_refused() -> None:
 @pytest.mark.parametrize(
     "culprit",
     [lambda: 1, object(), ValueError("x"), iter([1]), 1j, Opaque, Opaque()],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_objects_without_a_form_in_json_are_refused(culprit: Any) -> None:
     error = refusal(Any, {"lines": [1, {"price": culprit}]})
