@@ -61,7 +61,9 @@ def as_jsonb_prints(text: str) -> str:
 # --- writing and reading
 
 
-@pytest.mark.parametrize("codec", [Backwards(), Zlib(), OLD, Chain(Zlib(), OLD)], ids=lambda codec: type(codec).__name__)
+@pytest.mark.parametrize(
+    "codec", [Backwards(), Zlib(), OLD, Chain(Zlib(), OLD)], ids=lambda codec: type(codec).__name__
+)
 def test_a_value_comes_back_through_its_codec(codec: Any) -> None:
     text, live = shape(codec).store_and_load(WORDS)
 

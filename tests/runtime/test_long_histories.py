@@ -80,11 +80,11 @@ async def test_results_that_were_delivered_are_not_held(bench: Open) -> None:
 
 async def test_runs_that_have_left_are_not_held(bench: Open) -> None:
     gc.collect()
-    before = sum(isinstance(one, Execution) for one in gc.get_objects())
+    before = sum(type(one) is Execution for one in gc.get_objects())
     async with bench(app) as work:
         for _ in range(20):
             await work.result(many(3))
         await until(lambda: not work.loaded())
         gc.collect()
-        alive = sum(isinstance(one, Execution) for one in gc.get_objects()) - before
+        alive = sum(type(one) is Execution for one in gc.get_objects()) - before
         assert alive <= 1
