@@ -56,6 +56,9 @@ def test_pauses_are_said_and_refused(shop: str) -> None:
     assert "paused already" in rowlock("pause", *options, database=shop).stdout
     assert "no such pause" in rowlock("unpause", "--app", "shop", database=shop).stdout
     assert rowlock_json("unpause", *options, database=shop) == {"changed": True}
+    for verb in ("pause", "unpause"):
+        assert rowlock_json(verb, "--queue", "default", database=shop) == {"changed": True}
+    assert "app alone means all of it" in rowlock("pause", database=shop).stderr
     refused = rowlock("pause", "--app", "shop", "--queue", "typo", database=shop)
     assert refused.returncode == 1
     assert "no queue typo" in refused.stderr

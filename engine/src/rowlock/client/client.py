@@ -345,14 +345,14 @@ class Client:
 
         Runs that run go on until they next wait. Whether it was not paused before. Raises Refused.
         """
-        operation = operations.pause(self._named_app("pause"), queue, workflow, reason)
+        operation = operations.pause(self._app, queue, workflow, reason)
         return await self._do(operation, connection)
 
     async def unpause(
         self, *, queue: str | None = None, workflow: str | None = None, connection: Any = None
     ) -> bool:
         """End a pause that was made with the same arguments; whether there was one."""
-        operation = operations.unpause(self._named_app("unpause"), queue, workflow)
+        operation = operations.unpause(self._app, queue, workflow)
         return await self._do(operation, connection)
 
     async def promote(self, version: str, *, connection: Any = None) -> None:
