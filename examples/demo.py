@@ -36,7 +36,7 @@ from rowlock.embedded.processes import children_of
 from rowlock.store.migrate import migrate
 
 CODE = Path(__file__).with_name("index_files.py")
-LEASE_SECONDS = 3  # short, so that the dead worker's runs are soon taken over
+LEASE_SECONDS = 5  # short, so that the dead worker's runs are soon taken over
 SLOTS = 20
 GRACE_SECONDS = 10
 START_TIMEOUT_S = 60.0

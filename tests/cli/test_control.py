@@ -122,6 +122,16 @@ def test_a_message_and_an_event_reach_their_runs(
     assert query(database, "select topic, key, value from rowlock.messages") == [
         ("elsewhere", "k", "yes")
     ]
+    for line in ('"one"', '"two"'):
+        told = rowlock("emit", run_id, "log", line, database=database)
+        assert (told.returncode, told.stdout) == (0, f"emitted to {run_id}\n")
+    refused = rowlock("delete", run_id, database=database)
+    assert refused.returncode == 1
+    assert "Nothing was changed" in refused.stderr
+    assert query(database, 'select value from rowlock.streams order by "offset"') == [
+        ("one",),
+        ("two",),
+    ]
     rowlock("send", run_id, "answer", "-", database=database, stdin='"no"')
     becomes(database, run_id, "succeeded")
     assert rowlock_json("show", run_id, database=database)["output"] == "tea: no"

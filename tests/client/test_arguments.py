@@ -78,6 +78,7 @@ MISTAKES: dict[str, tuple[Act, str]] = {
     "a message's key": (lambda c, r: r.send("go", 1, key="\0"), "key .* NUL"),
     "an event to set": (lambda c, r: r.set_event(5), "name .* 5"),
     "an event to wait for": (lambda c, r: r.event("\0", timeout=1), "name .* NUL"),
+    "a stream to append to": (lambda c, r: r.emit(5), "stream .* 5"),
     "a stream": (lambda c, r: _stream(r, 5), "name .* 5"),
     "a timeout that is text": (lambda c, r: r.result("5"), "duration .* '5'"),
     "a timeout that never comes": (lambda c, r: r.result(math.nan), "duration .* nan"),

@@ -113,6 +113,7 @@ async def all_there_is(client: Any, tx: Any, old: dict[str, UUID]) -> list[UUID]
     await done(runs["waits"].send("topic", {"word": ":yes"}, key="m1", connection=tx))
     await done(runs["waits"].send("topic", None, connection=tx))
     await done(runs["waits"].set_event("seen", [1, "%"], connection=tx))
+    assert await done(runs["waits"].emit("log", {"at": "%s"}, connection=tx)) == 0
     await done(runs["waits"].cancel(reason="enough: %s", connection=tx))
     await done(runs["unbegun"].cancel(grace=0, force=True, connection=tx))
     await done(runs["cancelled"].resume(connection=tx))

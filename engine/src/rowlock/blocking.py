@@ -72,6 +72,10 @@ class BlockingRun(Generic[R]):
         operation = operations.set_event(self.id, self._client._client._codecs, name, value)
         self._client._do(operation, connection)
 
+    def emit(self, stream: str, value: Any = None, *, connection: Any = None) -> int:
+        operation = operations.emit(self.id, self._client._client._codecs, stream, value)
+        return self._client._do(operation, connection)
+
     @overload
     def event(
         self, name: str, type: TypeForm[T], *, timeout: timedelta | float | None = None

@@ -47,6 +47,8 @@ REPRIORITISE = Verb("reprioritise", "reprioritised", UNFINISHED, UNFINISHED)
 RESCHEDULE = Verb("reschedule", "rescheduled", _BEGINNING, _BEGINNING)
 SEND = Verb("send", "sent to", UNFINISHED, UNFINISHED)
 SET_EVENT = Verb("event set", "set on", UNFINISHED, UNFINISHED)
+EMIT = Verb("emit", "emitted to", UNFINISHED, UNFINISHED)
+DELETE = Verb("delete", "deleted", ENDED)
 
 run_ids_argument = click.argument("run_ids", metavar="[RUN_ID]...", type=click.UUID, nargs=-1)
 
@@ -296,6 +298,48 @@ def send_command(selection: Selection, words: tuple[str, ...], key: str | None) 
 
     async def act(run: Run[Any]) -> None:
         await run.send(topic, value, key=key)
+
+    return carry_out(selection, run_ids, act)
+
+
+@click.command("emit")
+@click.argument("words", metavar="[RUN_ID] STREAM [JSON]", nargs=-1)
+@selecting(EMIT)
+def emit_command(selection: Selection, words: tuple[str, ...]) -> int:
+    """Append to a stream of an unfinished run, as the run itself does with app.emit.
+
+    The value is JSON (null without one), @FILE, or - for standard input.
+
+    \b
+    Example:
+      rowlock emit 01980000-0000-7000-8000-000000000000 log '"checked by hand"'
+      rowlock emit log '"restarting at noon"' --workflow watcher --yes
+    """
+    run_ids, stream, value = _told(selection, words, "STREAM")
+
+    async def act(run: Run[Any]) -> None:
+        await run.emit(stream, value)
+
+    return carry_out(selection, run_ids, act)
+
+
+@click.command("delete")
+@run_ids_argument
+@selecting(DELETE)
+def delete_command(selection: Selection, run_ids: tuple[UUID, ...]) -> int:
+    """Delete ended runs with all that was recorded of them, their keys too.
+
+    What something needs (its parent, a fork of it, a child that has not ended) is refused; the
+    exit code is 1 then, and the others are gone. `rowlock retain` does it by policy and archives.
+
+    \b
+    Example:
+      rowlock delete 01980000-0000-7000-8000-000000000000
+      rowlock delete --workflow report --status succeeded --yes
+    """
+
+    async def act(run: Run[Any]) -> None:
+        await run.delete()
 
     return carry_out(selection, run_ids, act)
 

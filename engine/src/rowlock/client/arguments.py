@@ -91,7 +91,19 @@ def _other(value: Any, wanted: str) -> str:
 
 CHECKS: dict[str, Callable[[Any], str | None]] = {
     **dict.fromkeys(
-        ("app", "workflow", "queue", "key", "topic", "name", "place", "reason", "version"), _no_text
+        (
+            "app",
+            "workflow",
+            "queue",
+            "key",
+            "topic",
+            "name",
+            "stream",
+            "place",
+            "reason",
+            "version",
+        ),
+        _no_text,
     ),
     **dict.fromkeys(("priority", "limit", "worker"), _no_integer),
     **dict.fromkeys(("force", "children"), _no_flag),

@@ -33,6 +33,7 @@ from rowlock.store.controls import (
 )
 from rowlock.store.statements import (
     CANCEL,
+    EMIT,
     FORK,
     PROMOTE,
     RESUME,
@@ -70,6 +71,12 @@ def set_event(run_id: UUID, codecs: Codecs | None, name: str, value: Any) -> Ope
     check(name=name)
     text = _outgoing(codecs, value, f"event {name}")
     return Operation(SET_EVENT, {"run": run_id, "name": name, "value": text})
+
+
+def emit(run_id: UUID, codecs: Codecs | None, stream: str, value: Any) -> Operation[int]:
+    check(stream=stream)
+    text = _outgoing(codecs, value, f"an entry of stream {stream}")
+    return Operation(EMIT, {"run": run_id, "stream": stream, "value": text})
 
 
 def cancel(

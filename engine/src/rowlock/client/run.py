@@ -187,6 +187,14 @@ class Run(Generic[R]):
         codecs = self._client._codecs
         await self._client._do(operations.set_event(self.id, codecs, name, value), connection)
 
+    async def emit(self, stream: str, value: Any = None, *, connection: Any = None) -> int:
+        """Append to a stream of it, as the run itself does with ``app.emit``; the offset, from 0.
+
+        Raises Refused when the run has ended, InvalidValue.
+        """
+        codecs = self._client._codecs
+        return await self._client._do(operations.emit(self.id, codecs, stream, value), connection)
+
     @overload
     async def event(
         self, name: str, type: TypeForm[T], *, timeout: timedelta | float | None = None

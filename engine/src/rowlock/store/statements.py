@@ -384,6 +384,9 @@ SEND: Statement[int] = Statement(
 SET_EVENT = Statement(
     "set_event", "select rowlock.set_event(%(run)s, %(name)s, %(value)s::jsonb)", _nothing
 )
+EMIT: Statement[int] = Statement(
+    "emit", "select rowlock.emit(%(run)s, %(stream)s, %(value)s::jsonb)", int
+)
 CANCEL = Statement(
     "cancel",
     "select rowlock.cancel(%(run)s, make_interval(secs => %(grace)s), %(force)s, %(reason)s)",
