@@ -49,7 +49,6 @@ create or replace function rowlock.rate_room(
     p_burst integer, p_at timestamptz, out fresh integer, out free_in double precision)
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_last  rowlock.rate_use;
@@ -88,7 +87,6 @@ create or replace function rowlock.use_rate(
 returns void
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_last  rowlock.rate_use;

@@ -52,7 +52,7 @@ returns table (
     run_id uuid, epoch integer, generation integer, created_at timestamptz, workflow text, queue text,
     version text, key text, takeovers smallint, input text, attributes text, trace_context text,
     waited double precision, started_at timestamptz, age double precision, deadline_in double precision,
-    in_group boolean, cancel text, again_in double precision, after text)
+    in_group boolean, cancel text, limited boolean, again_in double precision, after text)
 language plpgsql volatile
 set search_path = pg_catalog
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
@@ -70,7 +70,7 @@ declare
     v_queue   text;
     v_fits    text[];
     v_got     integer;
-    v_set     rowlock.queue;
+    v_limited boolean;
     v_parted  boolean;
     v_alone   boolean;
     v_gate    rowlock.queue_gate;
@@ -130,20 +130,21 @@ begin
             continue when v_queue = any (v_paused_queues);
             -- A probe a version: as a semi-join it reads the whole queue of a version that is not ours. The
             -- last of the index says whether any is in a partition.
-            v_parted := (
-                select bool_or(t.parted)
-                  from unnest(v_fits) as f (version)
-                 cross join lateral (
-                       select coalesce(t.partition, '') > '' as parted from rowlock.task as t
-                        where t.app = p_app and t.queue = v_queue and t.version = f.version
-                          and t.state = 'ready'
-                        order by t.app desc, t.queue desc, t.version desc, coalesce(t.partition, '') desc
-                        limit 1) as t);
+            select q.limited, (
+                       select bool_or(t.parted)
+                         from unnest(v_fits) as f (version)
+                        cross join lateral (
+                              select coalesce(t.partition, '') > '' as parted from rowlock.task as t
+                               where t.app = p_app and t.queue = v_queue and t.version = f.version
+                                 and t.state = 'ready'
+                               order by t.app desc, t.queue desc, t.version desc, coalesce(t.partition, '') desc
+                               limit 1) as t)
+              into v_limited, v_parted
+              from rowlock.queue as q where q.app = p_app and q.name = v_queue;
             continue when v_parted is null;
-            select q.* into v_set from rowlock.queue as q where q.app = p_app and q.name = v_queue;
-            v_alone := coalesce(v_set.limited, false) or v_parted;
-            if v_set.limited then
-                v_room := rowlock.room(v_set, v_fits, p_worker, p_want, clock_timestamp(), false, v_parted);
+            v_alone := v_limited or v_parted;
+            if v_limited then
+                v_room := rowlock.room(p_app, v_queue, v_fits, p_worker, p_want);
                 if v_room.room <= 0 then
                     v_again := least(v_again, v_room.again_in);
                     continue;
@@ -181,24 +182,7 @@ begin
                 v_again := least(v_again, v_soon);
             else
                 v_at := null;
-                v_ids := array(
-                    select c.run_id
-                      from unnest(v_fits) as f (version)
-                     cross join lateral (
-                           select r.run_id, r.priority, r.due_at
-                             from rowlock.task as r
-                            where r.app = p_app and r.queue = v_queue and r.version = f.version
-                              and coalesce(r.partition, '') = ''
-                              and r.state = 'ready' and not r.workflow = any (v_paused_workflows)
-                            order by r.app, r.queue, r.version, coalesce(r.partition, ''),
-                                     r.priority, r.due_at, r.run_id
-                            limit p_want
-                              for no key update skip locked) as c
-                     -- Limited meanwhile: whoever counts must not find these beside his.
-                     where not exists (select from rowlock.queue as q
-                                        where q.app = p_app and q.name = v_queue and q.limited)
-                     order by c.priority, c.due_at, c.run_id
-                     limit p_want);
+                v_ids := null;
             end if;
             continue when v_ids = '{}';
 
@@ -210,7 +194,24 @@ begin
                        started_at = coalesce(t.started_at, v_at, clock_timestamp()),
                        limited = t.limited or v_alone,
                        version = case when t.version = '' then p_version else t.version end
-                 where t.run_id = any (v_ids)
+                 where t.run_id = any (coalesce(v_ids, array(
+                         select c.run_id
+                           from unnest(v_fits) as f (version)
+                          cross join lateral (
+                                select r.run_id, r.priority, r.due_at
+                                  from rowlock.task as r
+                                 where r.app = p_app and r.queue = v_queue and r.version = f.version
+                                   and coalesce(r.partition, '') = ''
+                                   and r.state = 'ready' and not r.workflow = any (v_paused_workflows)
+                                 order by r.app, r.queue, r.version, coalesce(r.partition, ''),
+                                          r.priority, r.due_at, r.run_id
+                                 limit p_want
+                                   for no key update skip locked) as c
+                          -- Limited meanwhile: who counts must not find these beside his.
+                          where not exists (select from rowlock.queue as q
+                                             where q.app = p_app and q.name = v_queue and q.limited)
+                          order by c.priority, c.due_at, c.run_id
+                          limit p_want)))
                 returning t.run_id, t.epoch, t.generation, t.version, t.takeovers, t.claimed_at, t.due_at,
                           t.started_at, t.queue)
             select c.run_id, c.epoch, c.generation, r.created_at, r.workflow, c.queue, c.version, r.key,
@@ -222,7 +223,7 @@ begin
                    extract(epoch from case when c.generation = 1 then r.deadline_at else g.deadline_at end
                                       - c.claimed_at)::double precision,
                    r.child_index is not null,
-                   q.request, null::double precision, null::text
+                   q.request, v_limited, null::double precision, null::text
               from claimed as c
              cross join lateral (
                    select x.* from rowlock.run as x where x.id = c.run_id offset 0) as r

@@ -9,6 +9,9 @@
 --
 -- Counted are marked rows (task.limited), for which there is an index that others pay nothing for. When a
 -- queue becomes limited, its next claim marks what runs already; what it can't lock it counts one by one.
+--
+-- The plans that would turn bad are disabled by claim_next (claim.sql), whose settings hold for what it calls:
+-- they would cost each of these calls as well.
 
 -- running: how many runs of a queue, or of one of its partitions, hold a claim; no further than p_most.
 -- p_all: not all of them are marked.
@@ -16,7 +19,6 @@ create or replace function rowlock.running(
     p_app text, p_queue text, p_partition text, p_most integer, p_all boolean) returns integer
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 begin
     if p_all then
@@ -41,7 +43,6 @@ end $$;
 create or replace function rowlock.mark_running(p_app text, p_queue text, p_revision bigint) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 begin
     update rowlock.task as t set limited = true
@@ -66,7 +67,6 @@ create or replace function rowlock.is_begun(p_app text, p_queue text, p_partitio
 returns boolean
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 begin
     if p_partition is null then
@@ -87,16 +87,13 @@ begin
 end $$;
 
 -- room: how many runs may be claimed from a queue by this worker, and how many of them for the first time.
--- Without the gate only a guess. again_in: when the rate gives the next, if nothing else is in the way.
+-- again_in: when the rate gives the next, if nothing else is in the way.
 create or replace function rowlock.room(
     p_set rowlock.queue, p_fits text[], p_worker bigint, p_want integer, p_at timestamptz, p_all boolean,
-    p_parted boolean, out room integer, out fresh integer, out again_in double precision)
+    out room integer, out fresh integer, out again_in double precision)
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
-declare
-    v_open record;
 begin
     room := p_want;
     if p_set.concurrency is not null then
@@ -117,12 +114,30 @@ begin
             room := 0;
         end if;
     end if;
-    if p_parted is not null and room > 0
-       and num_nonnulls(p_set.partition_concurrency, p_set.partition_rate) > 0 then
-        -- Who only looks takes the gate from nobody for nothing; but one has to move the cursor.
-        v_open := rowlock.open_partitions(p_set, p_fits, (select g.cursor from rowlock.queue_gate as g
-                                                           where g.app = p_set.app and g.name = p_set.name),
-                                          1, p_at, fresh = 0, p_all);
+end $$;
+
+-- room: the same as a guess, without the gate: who finds none takes it from nobody.
+create or replace function rowlock.room(
+    p_app text, p_queue text, p_fits text[], p_worker bigint, p_want integer,
+    out room integer, out again_in double precision)
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+declare
+    v_at   timestamptz := clock_timestamp();
+    v_set  rowlock.queue;
+    v_room record;
+    v_open record;
+begin
+    select q.* into v_set from rowlock.queue as q where q.app = p_app and q.name = p_queue;
+    v_room := rowlock.room(v_set, p_fits, p_worker, p_want, v_at, false);
+    room := v_room.room;
+    again_in := v_room.again_in;
+    if room > 0 and num_nonnulls(v_set.partition_concurrency, v_set.partition_rate) > 0 then
+        v_open := rowlock.open_partitions(
+            v_set, p_fits, (select g.cursor from rowlock.queue_gate as g where g.app = p_app and g.name = p_queue),
+            1, v_at, v_room.fresh = 0, false);
+        -- Where one look does not reach all of them, somebody has to move the cursor.
         if v_open.names = '{}' and not v_open.goes_on then
             room := 0;
             again_in := least(again_in, v_open.again_in);
@@ -139,8 +154,6 @@ create or replace function rowlock.open_partitions(
     out goes_on boolean, out again_in double precision)
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
-set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
     most_hops constant integer := 1000;
@@ -221,8 +234,6 @@ create or replace function rowlock.pick(
     p_want integer, p_fresh integer, p_but uuid[], out ids uuid[], out fresh integer)
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
-set jit = off set plan_cache_mode = force_generic_plan
 as $$
 begin
     ids := '{}';
@@ -304,7 +315,6 @@ create or replace function rowlock.pick_limited(
     p_want integer, out ids uuid[], out at timestamptz, out again_in double precision)
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_set    rowlock.queue;
@@ -333,7 +343,7 @@ begin
                              where u.app = p_app and u.queue = p_queue and u.share = ''
                              order by u.app desc, u.queue desc, u.share desc, u.at desc limit 1));
     end if;
-    v_room := rowlock.room(v_set, p_fits, p_worker, p_want, at, v_all, null);
+    v_room := rowlock.room(v_set, p_fits, p_worker, p_want, at, v_all);
     again_in := v_room.again_in;
     if v_room.room <= 0 then
         return;

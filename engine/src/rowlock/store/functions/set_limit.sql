@@ -115,7 +115,7 @@ as $$
     select rowlock.notify_idle(p_app, p_queue);
 $$;
 
--- change_limits: what set_limit, unset_limit and reset_limits have in common. p_limits null: as declared.
+-- change_limits: what set_limit (p_given), unset_limit (p_gone) and reset_limits (neither) have in common.
 create or replace function rowlock.change_limits(
     p_what text, p_app text, p_queue text, p_given jsonb, p_gone text) returns boolean
 language plpgsql volatile
@@ -138,7 +138,8 @@ begin
     if v_after -> 'partitions' = 'false' then
         v_after := v_after - 'partitions';
     end if;
-    if v_after = v_before and (p_given is not null or p_gone is not null or v_set.set_at is null) then
+    if (v_set.set_at is null and p_given is null and p_gone is null)
+       or (v_after = v_before and num_nonnulls(p_given, p_gone) > 0) then
         return false;
     end if;
     perform rowlock.put_limits(v_app, p_queue, v_after, v_set.declared,
