@@ -198,7 +198,7 @@ class Session:
         )
         return run_id
 
-    def limit(self, queue: str = "default", **limits: Any) -> bool:
+    def limit(self, queue: str = "default", /, **limits: Any) -> bool:
         """Set limits of a queue; None: take it away."""
         changed = False
         for name in [name for name, value in limits.items() if value is None]:

@@ -107,7 +107,7 @@ class Claimed:
     """Whether it is one of a group of children."""
     cancel: str | None
     """A request to cancel it: JSON of CancelRequest."""
-    limited: bool
+    limited: bool = False
     """Whether its queue is limited: when it ends, there may be room for another."""
     again_in: float | None = None
     after: str | None = None
