@@ -185,15 +185,19 @@ other ones. What runs goes on: a lower limit means that nothing is claimed until
 something changed.
 
 queue: which queue.
-concurrency: how many of its runs may hold a claim at a time, over all workers.
-worker_concurrency: how many in one worker process.
+concurrency: how many of its runs may hold a claim at a time, over all workers; default: as it is.
+worker_concurrency: how many in one worker process; default: as it is.
 rate: how many may be claimed for the first time in any such period, such as 100/min, 5/s or 20/30s; with
-    smooth, evenly spread; with burst 20, up to so many at once after a quiet time, whatever the window.
-partitions: whether its runs wait in partitions, which take turns.
-partition_concurrency: how many of one partition may hold a claim at a time.
-partition_rate: how many of one partition may be claimed for the first time in any such period.
-ageing: by how much longer a run must have waited to go before one whose priority is better by one.
-weight: how often a worker looks here first, in proportion to its other queues; 1 unless said otherwise.
+    smooth behind it, evenly spread; with burst 20, up to so many at once after a quiet time, whatever the
+    window; default: as it is.
+partitions: whether its runs wait in partitions, which take turns; default: as it is.
+partition_concurrency: how many of one partition may hold a claim at a time; default: as it is.
+partition_rate: how many of one partition may be claimed for the first time in any such period; default:
+    as it is.
+ageing: by how much longer a run must have waited to go before one whose priority is better by one;
+    default: as it is.
+weight: how often a worker looks here first, in proportion to its other queues, where 1 is usual; default:
+    as it is.
 app: of which app; default: the one there is, if there is one.';
 
 create or replace function rowlock.unset_limit(queue text, name text, app text default null) returns boolean

@@ -44,6 +44,20 @@ alter table rowlock.queue
         or partition_rate_burst >= 1 and partition_rate is not null and not partition_rate_smooth),
     add constraint queue_ageing check (ageing > interval '0'),
     add constraint queue_weight check (weight > 0);
+comment on column rowlock.queue.concurrency is 'How many of its runs may hold a claim at a time; null: no limit.';
+comment on column rowlock.queue.worker_concurrency is 'How many of them in one worker process; null: no limit.';
+comment on column rowlock.queue.rate is 'How many first claims any rate_period may hold, wherever it begins; null: no limit.';
+comment on column rowlock.queue.rate_period is 'The period of the rate.';
+comment on column rowlock.queue.rate_burst is 'So many at once after a quiet time, and at the rate from then on.';
+comment on column rowlock.queue.rate_smooth is 'At least rate_period / rate between two.';
+comment on column rowlock.queue.partitions is 'Whether its runs wait in partitions, which take turns.';
+comment on column rowlock.queue.partition_concurrency is 'As concurrency, for each partition.';
+comment on column rowlock.queue.partition_rate is 'As rate, for each partition.';
+comment on column rowlock.queue.partition_rate_period is 'As rate_period.';
+comment on column rowlock.queue.partition_rate_burst is 'As rate_burst.';
+comment on column rowlock.queue.partition_rate_smooth is 'As rate_smooth.';
+comment on column rowlock.queue.ageing is 'How much waiting is worth one priority; null: none is.';
+comment on column rowlock.queue.weight is 'How often workers look here first, in proportion to other queues.';
 comment on column rowlock.queue.declared is 'What code declared last; another declaration replaces whatever was set.';
 comment on column rowlock.queue.set_at is 'When limits were set live, by rowlock.set_limit; null: they are as declared.';
 comment on column rowlock.queue.set_by is 'The role that set them.';
@@ -61,6 +75,8 @@ alter table rowlock.run add column partition text, add column start_before times
 comment on column rowlock.run.partition is 'The part of the queue it waits in, by the caller''s key; null: the queue has none.';
 comment on column rowlock.run.start_before is 'When it is too late to begin.';
 alter table rowlock.task add column partition text, add column start_before timestamptz;
+comment on column rowlock.task.partition is 'As in run.';
+comment on column rowlock.task.start_before is 'As in run.';
 
 -- Only runs claimed under a limit are in the index that limits count: for all of them it would cost 86 WAL
 -- bytes a run (5 %). Those that run when their queue becomes limited are marked by its next claim.
@@ -89,6 +105,8 @@ create table rowlock.rate_use (
 ) with (fillfactor = 50);
 create index rate_use_expires on rowlock.rate_use (app, queue, expires_at);
 comment on table rowlock.rate_use is 'First claims from queues with a rate, as long as they count.';
+comment on column rowlock.rate_use.app is 'The app whose queue it is.';
+comment on column rowlock.rate_use.queue is 'The queue.';
 comment on column rowlock.rate_use.at is 'When the last of them was claimed: all count as of then.';
 comment on column rowlock.rate_use.expires_at is 'When they count for nothing any more.';
 comment on column rowlock.rate_use.until is 'How long the rate is used up for those who may burst.';
@@ -104,6 +122,9 @@ create table rowlock.declaration (
     constraint declaration_pkey primary key (app, version)
 );
 comment on table rowlock.declaration is 'The limits of queues as each version''s code declares them.';
+comment on column rowlock.declaration.declared_at is 'Since when it is declared so.';
+comment on column rowlock.declaration.app is 'The app.';
+comment on column rowlock.declaration.version is 'The version of its code; empty: it carries none.';
 comment on column rowlock.declaration.queues is 'Limits by queue.';
 
 alter table rowlock.rate_use enable row level security;
