@@ -255,7 +255,7 @@ begin
     end if;
 end $$;
 
--- claim: the same for workers that know of no such last row.
+-- claim: the same for workers that know of no such last row: they begin behind any queue.
 create or replace function rowlock.claim(
     p_worker bigint, p_app text, p_version text, p_queues text[], p_want integer, p_listening boolean)
 returns table (
@@ -269,7 +269,10 @@ as $$
     select c.run_id, c.epoch, c.generation, c.created_at, c.workflow, c.queue, c.version, c.key, c.takeovers,
            c.input, c.attributes, c.trace_context, c.waited, c.started_at, c.age, c.deadline_in, c.in_group,
            c.cancel
-      from rowlock.claim_next(p_worker, p_app, p_version, p_queues, null, p_want, p_listening) as c
+      from rowlock.claim_next(
+               p_worker, p_app, p_version, p_queues,
+               (select q.name from rowlock.queue as q where q.app = p_app order by random() limit 1),
+               p_want, p_listening) as c
      where c.run_id is not null
 $$;
 

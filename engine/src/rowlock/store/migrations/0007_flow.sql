@@ -133,3 +133,7 @@ create policy by_app on rowlock.rate_use for select using (
     (select rowlock.my_apps()) is null or app = any ((select rowlock.my_apps())::text[]));
 create policy by_app on rowlock.declaration for select using (
     (select rowlock.my_apps()) is null or app = any ((select rowlock.my_apps())::text[]));
+
+-- They get more arguments; `create or replace` can't do that. Nobody else calls them.
+drop function if exists rowlock.ready_queues(text);
+drop function if exists rowlock.set_aside(text, text, text[], text[], integer);
