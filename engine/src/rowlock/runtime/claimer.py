@@ -79,6 +79,7 @@ class Claimer:
         self._streak = 0
         self._busy = 0
         self._next = Next()
+        self._is_all = False
         self._all_slots = max(1, slots.free())
 
     def poke(self) -> None:
@@ -94,7 +95,7 @@ class Claimer:
             except Disconnected:
                 await asyncio.sleep(backoff.next_s())
                 continue
-            if found:
+            if found and not (self._is_all and self._listening):
                 self._streak += 1
                 if self._streak >= BUSY_STREAK:
                     self._listening = False
@@ -141,7 +142,12 @@ class Claimer:
             await self._slots.wait_for(self._all_slots // 4, 0.005)
         self._poked.clear()
         began = time.perf_counter()
-        claimed = await self._ask(min(self._slots.free(), MOST_CLAIMS))
+        want = min(self._slots.free(), MOST_CLAIMS)
+        claimed = await self._ask(want)
+        # A limit gave no more: a look right after it would be in vain.
+        self._is_all = (
+            len(claimed) < want and self._next.after is None and all(one.limited for one in claimed)
+        )
         self._observer.claimed(claimed, time.perf_counter() - began)
         if not claimed:
             return 0

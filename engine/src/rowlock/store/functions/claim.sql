@@ -178,7 +178,8 @@ begin
 
             if v_alone then
                 select x.ids, x.at, x.again_in into v_ids, v_at, v_soon
-                  from rowlock.pick_limited(p_app, v_queue, v_gate, v_fits, p_worker, v_paused_workflows, p_want) as x;
+                  from rowlock.pick_limited(p_app, v_queue, v_parted, v_gate, v_fits, p_worker,
+                                             v_paused_workflows, p_want) as x;
                 v_again := least(v_again, v_soon);
             else
                 v_at := null;

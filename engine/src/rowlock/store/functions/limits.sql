@@ -311,8 +311,8 @@ end $$;
 
 -- pick_limited: what a claim that holds the gate alone takes. at: the time of those claimed for the first time.
 create or replace function rowlock.pick_limited(
-    p_app text, p_queue text, p_gate rowlock.queue_gate, p_fits text[], p_worker bigint, p_paused text[],
-    p_want integer, out ids uuid[], out at timestamptz, out again_in double precision)
+    p_app text, p_queue text, p_parted boolean, p_gate rowlock.queue_gate, p_fits text[], p_worker bigint,
+    p_paused text[], p_want integer, out ids uuid[], out at timestamptz, out again_in double precision)
 language plpgsql volatile
 set search_path = pg_catalog
 as $$
@@ -350,6 +350,14 @@ begin
     end if;
     v_left := v_room.room;
     v_fresh := v_room.fresh;
+    if not p_parted and num_nonnulls(v_set.partition_concurrency, v_set.partition_rate) = 0 then
+        v_pick := rowlock.pick(p_app, p_queue, '', p_fits, p_paused, v_set.ageing, v_left, v_fresh, '{}');
+        ids := v_pick.ids;
+        if v_rated and v_pick.fresh > 0 then
+            perform rowlock.use_rate(p_app, p_queue, '', v_set.rate, v_set.rate_period, at, v_pick.fresh);
+        end if;
+        return;
+    end if;
     v_open := rowlock.open_partitions(v_set, p_fits, p_gate.cursor, v_left, at, v_fresh = 0, v_all);
     again_in := least(again_in, v_open.again_in);
     v_cursor := v_open.last;
