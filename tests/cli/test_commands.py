@@ -18,6 +18,8 @@ from rowlock.embedded import Server
 from rowlock.embedded.ports import free_port
 from rowlock.store.migrate import LEVEL
 
+NOBODY = "01980000-0000-7000-8000-000000000000"
+
 
 def sums(a: int, b: int = 2) -> int:
     return a + b
@@ -238,6 +240,31 @@ def test_a_url_in_the_wrong_place_is_not_repeated_with_its_password() -> None:
     done = rowlock("list", "postgresql://me:secret@host/x")
     assert done.returncode == 2
     assert "postgresql://me:***@host/x" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["start", "add", "--key", "\udcff"],
+        ["start", "add", "--input", '{"a": "\udcff"}'],
+        ["start", "add", "--arg", 'a="\udcff"'],
+        ["list", "--attributes", '{"a": "\udcff"}'],
+        ["list", "--app", "\udcff"],
+        ["send", NOBODY, "topic", '"\udcff"'],
+        ["list", "--database-url", "postgresql://me:\udcff@host/x"],
+    ],
+)
+def test_bytes_that_are_no_text_are_refused(command: list[str], database: str) -> None:
+    done = rowlock(*command, database=database)
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip()
+
+
+def test_an_event_of_no_run_is_not_called_one_that_never_came(database: str) -> None:
+    done = rowlock("event", "get", NOBODY, "weight", database=database)
+    assert done.returncode == 1
+    assert f"there is no run {NOBODY}" in done.stderr
 
 
 def test_no_database_is_a_configuration_error(server: Server) -> None:

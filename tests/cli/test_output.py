@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from datetime import timedelta
 
 import click
@@ -10,7 +11,7 @@ import pytest
 
 from rowlock.cli.main import COMMANDS, Commands, rowlock
 from rowlock.cli.options import duration
-from rowlock.cli.output import printable, span, without_passwords
+from rowlock.cli.output import json_text, printable, span, without_passwords
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,15 @@ def test_passwords_are_blotted_out(text: str, shown: str) -> None:
 
 def test_control_characters_are_spelt_out() -> None:
     assert printable("a\x1b[2J\n\tb\u202eé") == "a\\x1b[2J\n\tb\\u202eé"
+
+
+def test_json_steers_no_terminal_and_says_the_same() -> None:
+    value = {"é\x9b2J": ["\x1b[2J", "\x7f", "\u202e", "\U000e0001", "tea 🫖"]}
+    text = json_text(value)
+    assert printable(text) == text
+    assert json.loads(text) == value
+    assert "é" in text
+    assert "🫖" in text
 
 
 @pytest.mark.parametrize(

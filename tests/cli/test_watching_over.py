@@ -56,6 +56,9 @@ def test_pauses_are_said_and_refused(shop: str) -> None:
     assert "paused already" in rowlock("pause", *options, database=shop).stdout
     assert "no such pause" in rowlock("unpause", "--app", "shop", database=shop).stdout
     assert rowlock_json("unpause", *options, database=shop) == {"changed": True}
+    for verb in ("pause", "unpause"):
+        assert rowlock_json(verb, "--queue", "default", database=shop) == {"changed": True}
+    assert "app alone means all of it" in rowlock("pause", database=shop).stderr
     refused = rowlock("pause", "--app", "shop", "--queue", "typo", database=shop)
     assert refused.returncode == 1
     assert "no queue typo" in refused.stderr
@@ -200,6 +203,9 @@ def test_versions_are_listed_promoted_and_retired(shop: str) -> None:
         (one["version"], one["current"], one["workers"])
         for one in rowlock_json("versions", database=shop)
     ] == [("v2", True, 1), ("v1", False, 1)]
+    rowlock_json("start", "sums", database=shop)
+    assert rowlock_json("list", "--version=v1", database=shop) == []
+    assert "has version v9" in rowlock("list", "--version=v9", database=shop).stderr
     promoted = rowlock("promote", "v1", "--app=shop", database=shop)
     assert (promoted.returncode, promoted.stdout) == (0, "promoted v1\n")
     refused = rowlock("retire", "v1", "v2", "v9", "--app=shop", database=shop)

@@ -9,7 +9,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from rowlock import App, Settings
+from rowlock import App, Client, Settings
 from rowlock.errors import ConfigurationError, Refused, UnknownRun
 from runtime.bench import Bench, Open
 from workers.until import Sql
@@ -209,3 +209,21 @@ def test_without_async_and_in_the_callers_transaction(database: str, sql: Sql) -
             operation for (operation,) in sql("select operation from rowlock.audit order by at")
         ]
         assert audited == ["pause", "reprioritise", "move", "unpause", "reschedule"]
+
+
+async def test_where_there_is_one_app_it_need_not_be_named(database: str) -> None:
+    settings = Settings(database_url=database)
+    another = App("another")
+
+    @another.workflow
+    async def sings() -> None: ...
+
+    async with app.client(settings), Client(settings) as anybody:
+        assert await anybody.pause(queue="slow")
+        assert await anybody.unpause(queue="slow")
+        with pytest.raises(Refused, match="app alone means all of it"):
+            await anybody.pause()
+        async with another.client(settings):
+            with pytest.raises(Refused) as caught:
+                await anybody.pause(queue="slow")
+    assert caught.value.sqlstate == "RLA01"

@@ -38,7 +38,7 @@ class Answer:
     details: dict[str, Any]
 
 
-def explain(world: World, run_id: UUID) -> Answer:
+def explain(world: World, run_id: UUID | None) -> Answer:
     [row] = world.anybody.run("select * from rowlock.explain(%s)", run_id)
     answer = Answer(*row)
     assert answer.message
@@ -80,6 +80,8 @@ def pause(world: World, *, queue: str | None = None, workflow: str | None = None
 def test_an_unknown_id(world: World) -> None:
     answer = explain(world, uuid4())
     assert (answer.status, answer.cause) == (None, "unknown")
+    assert "may not use" in answer.hint
+    assert explain(world, None).message == "there is no run null"
 
 
 def test_no_live_worker(world: World) -> None:

@@ -282,15 +282,13 @@ class BlockingClient:
         connection: Any = None,
     ) -> bool:
         """Stop the claiming of runs; see :meth:`rowlock.client.Client.pause`."""
-        app = self._client._named_app("pause")
-        return self._do(operations.pause(app, queue, workflow, reason), connection)
+        return self._do(operations.pause(self._client._app, queue, workflow, reason), connection)
 
     def unpause(
         self, *, queue: str | None = None, workflow: str | None = None, connection: Any = None
     ) -> bool:
         """End a pause that was made with the same arguments; whether there was one."""
-        app = self._client._named_app("unpause")
-        return self._do(operations.unpause(app, queue, workflow), connection)
+        return self._do(operations.unpause(self._client._app, queue, workflow), connection)
 
     def set_limit(self, queue: str, *, connection: Any = None, **limits: Unpack[Limits]) -> bool:
         """Set limits of a queue; see :meth:`rowlock.client.Client.set_limit`."""

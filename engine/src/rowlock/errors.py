@@ -60,8 +60,8 @@ class UnknownRun(RowlockError, LookupError):
     def __init__(self, run_id: UUID) -> None:
         self.run_id = run_id
         super().__init__(
-            f"there is no run {run_id}: the id is wrong, belongs to another database, or "
-            "retention has removed the run."
+            f"there is no run {run_id}: the id is wrong or belongs to another database, retention "
+            "has removed the run, or it is of an app that this role may not use."
         )
 
 

@@ -38,7 +38,7 @@ def json_object(text: str) -> dict[str, Any]:
     """A JSON object, as text."""
     try:
         found = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
         raise click.BadParameter(f"not JSON: {error}.") from None
     if not isinstance(found, dict):
         raise click.BadParameter("this must be a JSON object, such as '{\"id\": 7}'.")
@@ -49,7 +49,7 @@ def json_value(text: str) -> Any:
     """Any JSON; @FILE, or - for standard input."""
     try:
         return msgspec.json.decode(_text(text, "JSON"))
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeEncodeError):
         raise click.BadParameter(
             f"this is not JSON: {text!r}. Text needs quotes of its own: '\"text\"'.",
             param_hint="JSON",
@@ -63,7 +63,7 @@ def named_json(text: str, option: str, form: str) -> tuple[str, Any]:
         raise click.BadParameter(f"{text!r} is not {form}.", param_hint=option)
     try:
         return name, msgspec.json.decode(value)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeEncodeError):
         raise click.BadParameter(
             f"the value of {name} is not JSON: {value!r}. Text needs quotes of its own: "
             f"{option} '{name}=\"text\"'.",

@@ -55,13 +55,22 @@ def complain(message: str) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON document, indented; times in ISO 8601, UTC."""
-    encoded = msgspec.json.encode(_plain(value), enc_hook=str)
-    click.echo(msgspec.json.format(encoded, indent=2).decode())
+    click.echo(json_text(_plain(value)))
 
 
 def json_text(value: Any, *, indent: int = 2) -> str:
-    """A value as JSON for people."""
-    return msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=indent).decode()
+    """A value as JSON. A character that could steer a terminal is escaped, as any may be."""
+    encoded = msgspec.json.encode(value, enc_hook=str)
+    text = msgspec.json.format(encoded, indent=indent).decode()
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    """As JSON may write any character; above U+FFFF as two."""
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
 
 
 def table_of(

@@ -24,10 +24,9 @@ def _what(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--queue", shell_complete=complete("queue"), help="Runs of this queue."),
         click.option(
             "--app",
-            required=True,
             metavar="NAME",
             shell_complete=complete("app"),
-            help="The app; by itself, all of it.",
+            help="The app, if there are several; by itself, all of it.",
         ),
     ):
         command = option(command)
@@ -40,7 +39,7 @@ def _what(command: Callable[..., Any]) -> Callable[..., Any]:
 @database_options
 @json_option
 def pause_command(
-    app: str,
+    app: str | None,
     queue: str | None,
     workflow: str | None,
     reason: str | None,
@@ -66,7 +65,11 @@ def pause_command(
 @database_options
 @json_option
 def unpause_command(
-    app: str, queue: str | None, workflow: str | None, database_url: str | None, as_json: bool
+    app: str | None,
+    queue: str | None,
+    workflow: str | None,
+    database_url: str | None,
+    as_json: bool,
 ) -> None:
     """End a pause that was made with the same options, and no other.
 

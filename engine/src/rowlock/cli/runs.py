@@ -126,6 +126,7 @@ def _result_of(run: BlockingRun[Any], timeout: timedelta | None) -> Any:
 @click.command("list")
 @filter_options
 @click.option("--key", help="With this key.")
+@click.option("--version", help="Pinned to this code version, or ended on it.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @click.option("--before", type=click.UUID, metavar="ID", help="The page after this run.")
 @app_option

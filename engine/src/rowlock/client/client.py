@@ -20,6 +20,7 @@ from uuid import UUID
 import msgspec
 
 from rowlock.client import operations
+from rowlock.client.arguments import check, run_id_of
 from rowlock.client.connections import rows_on
 from rowlock.client.news import News, Watch
 from rowlock.client.operations import LimitName, Limits, Operation
@@ -40,7 +41,7 @@ from rowlock.model.failure import ErrorRegistry
 from rowlock.model.inputs import Arguments
 from rowlock.model.states import Outcome, TaskState
 from rowlock.settings import Settings
-from rowlock.starting import ATTRIBUTES, StartOptions, start_parameters
+from rowlock.starting import ATTRIBUTES, StartOptions, aware, start_parameters
 from rowlock.store.connection import Backoff, SessionPool, Statement
 from rowlock.store.controls import (
     QUEUES,
@@ -121,6 +122,7 @@ class Client:
             where = Settings.from_environment().with_(database_url=where)
         self._settings = where or Settings.from_environment()
         self._settings.require_database_url()
+        check(app=app)
         if code is not None and app not in (None, code.app):
             raise ConfigurationError(f"the code is of app {code.app}, not {app}")
         self._app = code.app if code else app
@@ -203,6 +205,7 @@ class Client:
                 f"start takes a call of a workflow, such as fulfil(order), not {call!r}. Without "
                 'the code: rowlock.call("fulfil", order=…).'
             )
+        check(workflow=call.workflow, key=key, **options)
         text = call.input_with(self._codecs)
         return start_parameters(call.workflow, text, app=self._app or call.app, key=key, **options)
 
@@ -271,8 +274,10 @@ class Client:
 
     def run(self, run_id: UUID | str, workflow: Any = None) -> Run[Any]:
         """A handle on a run by its id; with the ``workflow`` object its result comes back typed."""
+        if workflow is not None and not isinstance(workflow, Workflow):
+            raise MisplacedCall(f"run takes the workflow itself, such as fulfil, not {workflow!r}")
         shape = workflow.code.result if workflow else ANY.with_codecs(self._codecs)
-        return Run(self, UUID(str(run_id)), shape)
+        return Run(self, run_id_of(run_id), shape)
 
     async def runs(self, **filters: Unpack[RunFilters]) -> list[RunInfo]:
         """A page of runs, newest first. Filters: see :class:`RunFilters`."""
@@ -293,6 +298,18 @@ class Client:
         before: UUID | None = None,
         limit: int = 50,
     ) -> dict[str, Any]:
+        check(
+            workflow=workflow,
+            queue=queue,
+            version=version,
+            key=key,
+            parent=parent,
+            attributes=attributes,
+            created_after=created_after,
+            created_before=created_before,
+            before=before,
+            limit=limit,
+        )
         known = (*TaskState, *Outcome)
         if status is not None and status not in known:
             raise ConfigurationError(f"status {status!r} is none of {', '.join(known)}")
@@ -307,8 +324,8 @@ class Client:
             "key": key,
             "parent": parent,
             "attributes": None if attributes is None else ATTRIBUTES.store(dict(attributes)),
-            "created_after": created_after,
-            "created_before": created_before,
+            "created_after": created_after and aware(created_after, "created_after"),
+            "created_before": created_before and aware(created_before, "created_before"),
             "before": before,
             "limit": limit,
         }
@@ -339,14 +356,14 @@ class Client:
 
         Runs that run go on until they next wait. Whether it was not paused before. Raises Refused.
         """
-        operation = operations.pause(self._named_app("pause"), queue, workflow, reason)
+        operation = operations.pause(self._app, queue, workflow, reason)
         return await self._do(operation, connection)
 
     async def unpause(
         self, *, queue: str | None = None, workflow: str | None = None, connection: Any = None
     ) -> bool:
         """End a pause that was made with the same arguments; whether there was one."""
-        operation = operations.unpause(self._named_app("unpause"), queue, workflow)
+        operation = operations.unpause(self._app, queue, workflow)
         return await self._do(operation, connection)
 
     async def set_limit(
@@ -444,9 +461,9 @@ class Client:
         return dict.fromkeys(run_ids, None) | {ended.run_id: ended for ended in found}
 
     async def _event(self, run_id: UUID, name: str) -> str | None:
-        """The value of an event; None: it is not set yet. Raises EventNeverSet."""
+        """The value of an event; None: it is not set yet. Raises EventNeverSet, UnknownRun."""
         told = await self._events((run_id, name))
-        if told.value is None and told.ended:
+        if told.value is None and told.ended and await self._ended(run_id) is not None:
             raise EventNeverSet(run_id, name)
         return told.value
 

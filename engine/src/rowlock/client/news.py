@@ -105,11 +105,16 @@ class News:
         """
         clock = asyncio.get_running_loop()
         until = math.inf if seconds is None else clock.time() + seconds
+        said = False
         with self.watch(run_id) as watch:
             while True:
-                with suppress(Disconnected):
+                try:
                     if (found := await look()) is not None:
                         return found
+                except Disconnected as error:
+                    if not said:  # it may be away for good: a wrong password, say
+                        log.warning("run %s is waited for, but: %s", run_id, error)
+                    said = True
                 if clock.time() >= until:
                     raise TimeoutError
                 await watch.wait(until)

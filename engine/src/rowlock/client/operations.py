@@ -14,6 +14,8 @@ from uuid import UUID
 
 import msgspec
 
+from rowlock.client.arguments import check
+from rowlock.errors import MisplacedCall
 from rowlock.model.commands import seconds_of
 from rowlock.model.envelope import Codecs
 from rowlock.model.limits import limits_of
@@ -64,11 +66,13 @@ def _outgoing(codecs: Codecs | None, value: Any, what: str) -> str:
 def send(
     run_id: UUID, codecs: Codecs | None, topic: str, value: Any, key: str | None
 ) -> Operation[int]:
+    check(topic=topic, key=key)
     text = _outgoing(codecs, value, f"a message on topic {topic}")
     return Operation(SEND, {"run": run_id, "topic": topic, "value": text, "key": key})
 
 
 def set_event(run_id: UUID, codecs: Codecs | None, name: str, value: Any) -> Operation[None]:
+    check(name=name)
     text = _outgoing(codecs, value, f"event {name}")
     return Operation(SET_EVENT, {"run": run_id, "name": name, "value": text})
 
@@ -76,6 +80,7 @@ def set_event(run_id: UUID, codecs: Codecs | None, name: str, value: Any) -> Ope
 def cancel(
     run_id: UUID, *, grace: timedelta | float, force: bool, reason: str | None
 ) -> Operation[None]:
+    check(grace=grace, force=force, reason=reason)
     return Operation(
         CANCEL, {"run": run_id, "grace": seconds_of(grace), "force": force, "reason": reason}
     )
@@ -92,6 +97,7 @@ def retry(run_id: UUID) -> Operation[None]:
 def rewind(
     run_id: UUID, codecs: Codecs | None, place: str, call: WorkflowCall[Any] | None
 ) -> Operation[None]:
+    check(place=place)
     return Operation(REWIND, {"run": run_id, "place": place, "input": _input(call, codecs)})
 
 
@@ -105,8 +111,11 @@ def fork(
     version: str | None,
     children: bool,
 ) -> Operation[UUID]:
+    check(place=place, outcomes=outcomes, version=version, children=children)
     edited = None
     if outcomes is not None:
+        for at in outcomes:
+            check(place=at)
         texts = {
             at: msgspec.Raw(_outgoing(codecs, value, f"the outcome at {at}").encode())
             for at, value in outcomes.items()
@@ -126,14 +135,17 @@ def fork(
 
 
 def reprioritise(run_id: UUID, priority: int) -> Operation[bool]:
+    check(priority=priority)
     return Operation(REPRIORITISE, {"run": run_id, "priority": priority})
 
 
 def reschedule(run_id: UUID, at: datetime) -> Operation[bool]:
+    check(at=at)
     return Operation(RESCHEDULE, {"run": run_id, "at": aware(at, "at")})
 
 
 def move(run_id: UUID, queue: str) -> Operation[bool]:
+    check(queue=queue)
     return Operation(MOVE, {"run": run_id, "queue": queue})
 
 
@@ -144,10 +156,12 @@ def delete(run_id: UUID) -> Operation[None]:
 def pause(
     app: str | None, queue: str | None, workflow: str | None, reason: str | None
 ) -> Operation[bool]:
+    check(app=app, queue=queue, workflow=workflow, reason=reason)
     return Operation(PAUSE, {"app": app, "queue": queue, "workflow": workflow, "reason": reason})
 
 
 def unpause(app: str | None, queue: str | None, workflow: str | None) -> Operation[bool]:
+    check(app=app, queue=queue, workflow=workflow)
     return Operation(UNPAUSE, {"app": app, "queue": queue, "workflow": workflow})
 
 
@@ -198,16 +212,23 @@ def reset_limits(app: str | None, queue: str) -> Operation[bool]:
 
 
 def promote(app: str | None, version: str) -> Operation[None]:
+    check(app=app, version=version)
     return Operation(PROMOTE, {"app": app, "version": version})
 
 
 def retire(app: str | None, version: str) -> Operation[bool]:
+    check(app=app, version=version)
     return Operation(RETIRE, {"app": app, "version": version})
 
 
 def drain_worker(worker_id: int) -> Operation[bool]:
+    check(worker=worker_id)
     return Operation(DRAIN_WORKER, {"worker": worker_id})
 
 
 def _input(call: WorkflowCall[Any] | None, codecs: Codecs | None) -> str | None:
+    if call is not None and not isinstance(call, WorkflowCall):
+        raise MisplacedCall(
+            f"call takes a call of the run's workflow, such as fulfil(order), not {call!r}"
+        )
     return None if call is None else call.input_with(codecs)

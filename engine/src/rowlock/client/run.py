@@ -14,6 +14,7 @@ from uuid import UUID
 import msgspec
 
 from rowlock.client import operations
+from rowlock.client.arguments import check
 from rowlock.errors import ReceiveTimeout, ResultTimeout, RunFailed, UnknownRun
 from rowlock.model.commands import seconds_of
 from rowlock.model.failure import Failure
@@ -205,6 +206,7 @@ class Run(Generic[R]):
         ``type``: what it is loaded as. ``timeout``: seconds or timedelta; 0 only looks. Raises
         ReceiveTimeout, EventNeverSet when the run has ended without it, UnknownRun.
         """
+        check(name=name)
         shape = Shape(type, f"event {name}", codecs=self._client._codecs)
         seconds = None if timeout is None else seconds_of(timeout)
         try:
@@ -237,6 +239,7 @@ class Run(Generic[R]):
         ``type``: what each value is loaded as. ``follow=False``: only those that are there. Raises
         UnknownRun.
         """
+        check(name=name)
         shape = Shape(type, f"an entry of stream {name}", codecs=self._client._codecs)
         with self._client._watch(self.id) as watch:
             while True:

@@ -6,12 +6,14 @@ there again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
 
+from rowlock.errors import InvalidValue
 from rowlock.model.groups import GroupShape
 from rowlock.model.retry import Retry
 from rowlock.model.values import Shape
@@ -210,5 +212,10 @@ Command = (
 
 
 def seconds_of(duration: timedelta | float) -> float:
-    """A duration in seconds, whichever way it was given."""
-    return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+    """A duration in seconds, whichever way it was given. Raises InvalidValue."""
+    if isinstance(duration, timedelta):
+        return duration.total_seconds()
+    if not isinstance(duration, int | float) or math.isnan(duration):
+        # NaN compares with nothing: who waited for it would wait for ever.
+        raise InvalidValue("a duration", "", f"it is {duration!r}.", "Give seconds or a timedelta.")
+    return float(duration)

@@ -72,7 +72,7 @@ def conninfo(settings: Settings, purpose: str) -> str:
     """
     try:
         given = conninfo_to_dict(settings.require_database_url())
-    except psycopg.ProgrammingError:
+    except (psycopg.ProgrammingError, UnicodeEncodeError):
         raise ConfigurationError(
             "ROWLOCK_DATABASE_URL is not a connection string that libpq understands; it should "
             "look like postgresql://user@host:5432/name"

@@ -492,8 +492,9 @@ begin
          where o.run_id = explain.run_id order by o.generation desc limit 1;
     end if;
     if coalesce(v_task.app, v_end.app) is null or not rowlock.allowed(coalesce(v_task.app, v_end.app)) then
-        return query select null::text, 'unknown', format('there is no run %s', explain.run_id),
-                            'The id is wrong, or retention has removed the run.', '{}'::jsonb;
+        return query select null::text, 'unknown', format('there is no run %s', coalesce(explain.run_id::text, 'null')),
+                            'The id is wrong, retention has removed the run, or it is of an app that this role may not use.',
+                            '{}'::jsonb;
         return;
     elsif v_task.run_id is null then
         return query

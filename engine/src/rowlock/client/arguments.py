@@ -1,0 +1,102 @@
+"""What callers give, checked before anything is sent.
+
+PostgreSQL would refuse most of it too, but in words that tell nobody anything ("function
+rowlock.start(…, smallint, …) does not exist"), and at the price of the caller's own transaction.
+
+An argument is of one kind wherever it occurs, so the table goes by names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from rowlock.errors import InvalidValue
+
+MOST_SECONDS = 1e11
+"""Some three thousand years: PostgreSQL adds that to any date of ours without an overflow."""
+MOST_INTEGER = 2**31 - 1
+
+
+def check(**given: Any) -> None:
+    """Raises InvalidValue for what can't be meant. None is nothing, and fine."""
+    for name, value in given.items():
+        if value is not None and (look := CHECKS.get(name)) and (why := look(value)):
+            raise InvalidValue(name, "", why, "Nothing was sent.")
+
+
+def run_id_of(given: UUID | str) -> UUID:
+    """The id of a run, however it was given. Raises InvalidValue."""
+    why = _no_id(given)
+    if why:
+        raise InvalidValue("the run's id", "", why)
+    return UUID(str(given))
+
+
+def _no_text(value: Any) -> str | None:
+    if not isinstance(value, str):
+        return _other(value, "a str")
+    if "\0" in value:
+        return "the text holds a NUL character, which PostgreSQL can't keep."
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "the text is not Unicode: a part of it could not be decoded."
+    return None
+
+
+def _no_integer(value: Any) -> str | None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        return _other(value, "an int")
+    return None if abs(value) <= MOST_INTEGER else f"{value} is out of range."
+
+
+def _no_flag(value: Any) -> str | None:
+    return None if isinstance(value, bool) else _other(value, "a bool")
+
+
+def _no_id(value: Any) -> str | None:
+    try:
+        UUID(str(value))
+    except ValueError:
+        return _other(value, "a UUID")
+    return None
+
+
+def _no_duration(value: Any) -> str | None:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
+        return _other(value, "seconds or a timedelta")
+    if math.isnan(seconds) or abs(seconds) > MOST_SECONDS:
+        return f"{value} is no time that can be waited for."
+    return None
+
+
+def _no_moment(value: Any) -> str | None:
+    return None if isinstance(value, datetime) else _other(value, "a datetime")
+
+
+def _no_object(value: Any) -> str | None:
+    return None if isinstance(value, Mapping) else _other(value, "a mapping, such as a dict")
+
+
+def _other(value: Any, wanted: str) -> str:
+    text = repr(value)
+    short = text if len(text) <= 60 else f"{text[:59]}…"
+    return f"it is {short}, but must be {wanted}."
+
+
+CHECKS: dict[str, Callable[[Any], str | None]] = {
+    **dict.fromkeys(
+        ("app", "workflow", "queue", "key", "topic", "name", "place", "reason", "version"), _no_text
+    ),
+    **dict.fromkeys(("priority", "limit", "worker"), _no_integer),
+    **dict.fromkeys(("force", "children"), _no_flag),
+    **dict.fromkeys(("parent", "before"), _no_id),
+    **dict.fromkeys(("delay", "deadline", "grace"), _no_duration),
+    **dict.fromkeys(("start_at", "at", "created_after", "created_before"), _no_moment),
+    **dict.fromkeys(("attributes", "outcomes"), _no_object),
+}
