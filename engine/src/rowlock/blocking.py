@@ -292,17 +292,17 @@ class BlockingClient:
 
     def set_limit(self, queue: str, *, connection: Any = None, **limits: Unpack[Limits]) -> bool:
         """Set limits of a queue; see :meth:`rowlock.client.Client.set_limit`."""
-        app = self._client._named_app("set_limit")
+        app = self._client._app
         return self._do(operations.set_limit(app, queue, **limits), connection)
 
     def unset_limit(self, queue: str, name: LimitName, *, connection: Any = None) -> bool:
         """Take one limit of a queue away; whether there was one."""
-        app = self._client._named_app("unset_limit")
+        app = self._client._app
         return self._do(operations.unset_limit(app, queue, name), connection)
 
     def reset_limits(self, queue: str, *, connection: Any = None) -> bool:
         """Set the limits of a queue as its code declares them; whether they were otherwise."""
-        app = self._client._named_app("reset_limits")
+        app = self._client._app
         return self._do(operations.reset_limits(app, queue), connection)
 
     def promote(self, version: str, *, connection: Any = None) -> None:

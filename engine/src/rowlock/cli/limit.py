@@ -23,7 +23,10 @@ NAMES: tuple[LimitName, ...] = get_args(LimitName)
 @click.command("limit")
 @click.argument("queue", shell_complete=complete("queue"))
 @click.option(
-    "--app", required=True, metavar="NAME", shell_complete=complete("app"), help="The app."
+    "--app",
+    metavar="NAME",
+    shell_complete=complete("app"),
+    help="The app, if there are several.",
 )
 @click.option("--concurrency", type=int, help="Most of its runs that hold a claim at a time.")
 @click.option("--worker-concurrency", type=int, help="Most of them in one worker process.")
@@ -43,7 +46,7 @@ NAMES: tuple[LimitName, ...] = get_args(LimitName)
 @json_option
 def limit_command(
     queue: str,
-    app: str,
+    app: str | None,
     remove: tuple[LimitName, ...],
     reset: bool,
     database_url: str | None,
@@ -77,7 +80,9 @@ def limit_command(
             changed = client.reset_limits(queue)
         found = [one for one in client.queues() if one.queue == queue]
     if not found:
-        raise click.ClickException(f"app {app} has no queue {queue}; rowlock queues lists them")
+        raise click.ClickException(f"there is no queue {queue}; rowlock queues lists them")
+    if len(found) > 1:
+        raise click.UsageError(f"several apps have a queue {queue}: name one with --app")
     if as_json:
         print_json({"changed": changed, "queue": queue, "limits": shown(found[0])})
         return

@@ -374,17 +374,17 @@ class Client:
         They hold until the code declares other ones. Whether something changed. Limits: see
         :class:`Limits`. Raises ConfigurationError, Refused.
         """
-        operation = operations.set_limit(self._named_app("set_limit"), queue, **limits)
+        operation = operations.set_limit(self._app, queue, **limits)
         return await self._do(operation, connection)
 
     async def unset_limit(self, queue: str, name: LimitName, *, connection: Any = None) -> bool:
         """Take one limit of a queue away; whether there was one. Raises Refused."""
-        operation = operations.unset_limit(self._named_app("unset_limit"), queue, name)
+        operation = operations.unset_limit(self._app, queue, name)
         return await self._do(operation, connection)
 
     async def reset_limits(self, queue: str, *, connection: Any = None) -> bool:
         """Set the limits of a queue as its code declares them; whether they were otherwise."""
-        operation = operations.reset_limits(self._named_app("reset_limits"), queue)
+        operation = operations.reset_limits(self._app, queue)
         return await self._do(operation, connection)
 
     async def promote(self, version: str, *, connection: Any = None) -> None:

@@ -199,15 +199,18 @@ LimitName = Literal[
 
 
 def set_limit(app: str | None, queue: str, **limits: Unpack[Limits]) -> Operation[bool]:
+    check(app=app, queue=queue)
     given = dict.fromkeys(Limits.__annotations__) | limits_of(queue, **limits)
     return Operation(SET_LIMIT, {"app": app, "queue": queue} | given)
 
 
 def unset_limit(app: str | None, queue: str, name: LimitName) -> Operation[bool]:
+    check(app=app, queue=queue, name=name)
     return Operation(UNSET_LIMIT, {"app": app, "queue": queue, "name": name})
 
 
 def reset_limits(app: str | None, queue: str) -> Operation[bool]:
+    check(app=app, queue=queue)
     return Operation(RESET_LIMITS, {"app": app, "queue": queue})
 
 

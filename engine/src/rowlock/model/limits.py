@@ -38,12 +38,13 @@ def limits_of(
             )
     if partitions is not None and type(partitions) is not bool:
         raise ConfigurationError(f"queue {queue}: partitions must be True or False")
-    seconds = None if ageing is None else ageing.total_seconds()
-    if seconds is not None and not 0.001 <= seconds <= LONGEST_S:
+    seconds = ageing.total_seconds() if isinstance(ageing, timedelta) else None
+    if ageing is not None and (seconds is None or not 0.001 <= seconds <= LONGEST_S):
         raise ConfigurationError(
-            f"queue {queue}: ageing is {ageing}, but must be from a millisecond to 366 days"
+            f"queue {queue}: ageing is {ageing!r}, but must be a timedelta from a millisecond to "
+            "366 days"
         )
-    if weight is not None and not 0.001 <= weight <= 1000:
+    if weight is not None and not (isinstance(weight, int | float) and 0.001 <= weight <= 1000):
         raise ConfigurationError(
             f"queue {queue}: weight is {weight!r}, but must be from 0.001 to 1000"
         )

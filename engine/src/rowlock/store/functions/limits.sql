@@ -156,7 +156,7 @@ language plpgsql volatile
 set search_path = pg_catalog
 as $$
 declare
-    most_hops constant integer := 1000;
+    most_hops constant integer := 500;
     v_next    text;
     v_round   boolean := false;
     v_room    integer;
