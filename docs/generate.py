@@ -34,6 +34,7 @@ SUBJECTS = {
     "Talking to runs": ("send", "set_event", "get_event", "emit"),
     "Stopping runs, and letting them go on": ("cancel", "resume", "retry", "rewind", "fork"),
     "Changing what waits": ("pause", "unpause", "move", "reprioritise", "reschedule"),
+    "Limiting queues": ("set_limit", "unset_limit", "reset_limits"),
     "Keeping and deleting what has ended": (
         *("set_retention", "drop_retention", "retain_plan", "retain", "delete", "why_kept"),
     ),

@@ -12,7 +12,7 @@ from store.races.sessions import Session, World, finish, for_message, release, s
 
 UNAUDITED = {
     # the rows these write are their record
-    *("start", "start_many", "send", "set_event", "emit", "show_app"),
+    *("start", "start_many", "send", "set_event", "emit", "show_app", "declare_queues"),
     # these change nothing that anybody would ask after
     *("listen", "unlisten", "explain", "id_since", "id_until", "with_attributes"),
     # what a policy says that was audited when it was set; and looking
@@ -139,6 +139,9 @@ def test_changes_of_other_things_name_them(world: World) -> None:
         "promote('shop', 'v1')",
         "retire('shop', 'v2')",
         f"drain_worker({worker.worker_id})",
+        "set_limit('default', concurrency => 5)",
+        "unset_limit('default', 'concurrency')",
+        "reset_limits('default')",
         "grant_app(current_user::text, 'shop')",
         "revoke_app(current_user::text, 'shop')",
     ):
@@ -154,6 +157,9 @@ def test_changes_of_other_things_name_them(world: World) -> None:
         ("promote", "version v1"),
         ("retire", "version v2"),
         ("drain_worker", f"worker {worker.worker_id}"),
+        ("set_limit", "queue default"),
+        ("unset_limit", "queue default"),
+        ("reset_limits", "queue default"),
         ("grant_app", f"role {user}"),
         ("revoke_app", f"role {user}"),
     ]
@@ -161,6 +167,8 @@ def test_changes_of_other_things_name_them(world: World) -> None:
     assert found[0][4:] == ({"paused": False}, {"paused": True, "reason": "flood"})
     assert found[1][4]["reason"] == "flood"
     assert found[5][4:] == ({"current": "v2"}, {"current": "v1"})
+    assert found[8][4:] == ({}, {"concurrency": 5})
+    assert found[9][4:] == ({"concurrency": 5}, {})
 
 
 def test_retention_says_what_it_was_and_what_it_is(world: World) -> None:
@@ -189,6 +197,7 @@ def test_every_function_that_changes_something_is_audited_or_says_why_not(world:
         *("reschedule", "fork", "pause", "unpause", "promote", "retire", "drain_worker"),
         *("grant_app", "revoke_app"),
         *("set_retention", "drop_retention", "delete"),
+        *("set_limit", "unset_limit", "reset_limits"),
     }
     assert changing == audited_above | UNAUDITED
 
@@ -235,6 +244,8 @@ def test_what_changed_nothing_leaves_nothing(world: World) -> None:
         "move(%(run)s, 'default')",
         "unpause('default')",
         "revoke_app(current_user::text, 'shop')",
+        "unset_limit('default', 'rate')",
+        "reset_limits('default')",
     ):
         admin.connection.execute(f"select rowlock.{call}".encode(), {"run": run_id})
     for call in ("retry(%(run)s)", "move(%(run)s, 'nowhere')", "promote('shop', 'v9')"):

@@ -62,6 +62,10 @@ CALLS: dict[str, dict[str, Any]] = {
     "fork": {"run_id": "succeeded", "place": "1", "version": "v1"},
     "pause": {"queue": "default", "reason": "why", "app": "shop"},
     "unpause": {"queue": "default", "app": "shop"},
+    "set_limit": {"queue": "default", "app": "shop"}
+    | {"partitions": True, "rate": "100/min", "partition_rate": "5/s smooth"},
+    "unset_limit": {"queue": "default", "name": "rate", "app": "shop"},
+    "reset_limits": {"queue": "default", "app": "shop"},
     "move": {"run_id": "ready", "queue": "other"},
     "reprioritise": {"run_id": "ready", "priority": 3},
     "reschedule": {"run_id": "ready", "at": "2100-01-01"},

@@ -70,6 +70,7 @@ def claimed_ids(worker: Worker, version: str = "", want: int = 100) -> list[UUID
         app=APP,
         version=version,
         queues=None,
+        after=None,
         want=want,
         listening=False,
     )

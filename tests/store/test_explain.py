@@ -399,3 +399,41 @@ def test_it_answers_at_once_however_deep_the_queue_is(world: World) -> None:
     [last] = world.anybody.start_many({"workflow": "fulfil", "priority": 90})
     answer = explain(world, last)
     assert "behind at least 10000 others" in answer.message
+
+
+# --- limits
+
+
+def test_each_limit_is_a_cause_and_says_who_holds_it(world: World) -> None:
+    worker, queue = register(world, slots=50), "default"
+    first, second = (world.anybody.start() for _ in range(2))
+    world.anybody.limit(queue, concurrency=1)
+    [held] = worker.claim(5)
+    assert held.run_id == first
+    answer = explain(world, second)
+    assert answer.cause == "concurrency_reached"
+    assert answer.details["held_by"] == [str(first)]
+    world.anybody.limit(queue, concurrency=None, partitions=True, partition_concurrency=1)
+    assert cause(world, second) == "partition_concurrency_reached"
+    world.anybody.limit(queue, partition_concurrency=None, worker_concurrency=1)
+    assert cause(world, second) == "worker_concurrency_reached"
+    world.anybody.limit(queue, worker_concurrency=5)
+    assert cause(world, second) == "queued"
+
+
+def test_a_rate_that_is_used_up_is_a_cause_and_says_until_when(world: World) -> None:
+    worker = register(world, slots=50)
+    world.anybody.limit(rate="1/h")
+    first, second = (world.anybody.start() for _ in range(2))
+    [held] = worker.claim(5)
+    answer = explain(world, second)
+    assert answer.cause == "rate_reached"
+    assert "1/h, is used up until" in answer.message
+    assert answer.details["free_at"] is not None
+    world.anybody.limit(rate=None, partitions=True, partition_rate="1/h")
+    third = world.anybody.start()
+    worker.claim(1)
+    answer = explain(world, third)
+    assert answer.cause == "partition_rate_reached"
+    worker.write(release(held))
+    assert (held.run_id, cause(world, first)) == (first, "queued"), "it has begun before"

@@ -216,6 +216,7 @@ class Life:
                 app=app,
                 version=version,
                 queues=None,
+                after=None,
                 want=self.chance.randint(2, 9),
                 listening=False,
             )

@@ -29,12 +29,14 @@ from store.races.sessions import (
 
 OF_NO_RUN = {
     "app_member",
+    "declaration",
     "drain_request",
     "listener",
     "migration",
     "pause",
     "queue",
     "queue_gate",
+    "rate_use",  # numbers, of whichever runs began
     "repeatable",
     "retention",
     "retention_walk",  # a position, of whichever run stood there

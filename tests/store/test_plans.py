@@ -211,6 +211,7 @@ def claim(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
         "app": APP,
         "version": "",
         "queues": None,
+        "after": None,
         "want": 10,
         "listening": False,
     }

@@ -219,6 +219,10 @@ REACHES: dict[str, tuple[str, str]] = {
     "emit": ("shop_client", "select rowlock.emit(%(running)s, 'log')"),
     "cancel": ("shop_client", "select rowlock.cancel(%(ready)s)"),
     "show_app": ("shop_client", "select rowlock.show_app('bank', '{new}', '{new}', '{new}')"),
+    "declare_queues": (
+        "shop_client",
+        "select rowlock.declare_queues('bank', '', '{\"new\": {\"concurrency\": 1}}', false)",
+    ),
     "register_worker": (
         "shop_worker",
         "select rowlock.register_worker('bank', 'v2', 'x', 1, 1, null, interval '1 hour')",
@@ -233,6 +237,10 @@ REACHES: dict[str, tuple[str, str]] = {
     "claim": (
         "shop_worker",
         "select * from rowlock.claim(%(worker)s, 'bank', 'v1', null, 100, true)",
+    ),
+    "claim_next": (
+        "shop_worker",
+        "select * from rowlock.claim_next(%(worker)s, 'bank', 'v1', null, null, 100, true)",
     ),
     "history": (
         "shop_worker",
@@ -311,8 +319,11 @@ OF_NO_APP = {
     *("listen", "unlisten", "tell"),
     # any worker removes for all what their apps' policies say
     *("house_due", "keep_house"),
+    # of the caller's apps alone, whatever they declare
+    "apply_declaration",
     # a time as an id, texts, an error
     *("id_at", "id_since", "id_until", "in_words", "refuse_unknown_names", "shown", "is_paused"),
+    "rate_text",
 }
 
 

@@ -17,6 +17,7 @@ from rowlock.app import App, Queue
 from rowlock.blocking import BlockingClient, BlockingRun
 from rowlock.client import Client, Run, RunInfo, call
 from rowlock.errors import RowlockError
+from rowlock.model.rates import Rate
 from rowlock.model.retry import Retry
 from rowlock.model.secret import Secret
 from rowlock.settings import Settings
@@ -32,6 +33,7 @@ __all__ = [
     "Child",
     "Client",
     "Queue",
+    "Rate",
     "Retry",
     "RowlockError",
     "Run",

@@ -7,6 +7,7 @@ signature or an option is refused here, when the module is imported, not when a 
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -44,6 +45,8 @@ from rowlock.model.envelope import Chain, Codec, Codecs
 from rowlock.model.failure import ErrorRegistry
 from rowlock.model.groups import GroupShape
 from rowlock.model.inputs import Inputs, hints_of
+from rowlock.model.limits import limits_of
+from rowlock.model.rates import Rate
 from rowlock.model.retry import Retry
 from rowlock.model.values import Shape
 from rowlock.runtime import inside, source
@@ -148,6 +151,7 @@ class App:
         self._workflows: dict[str, WorkflowCode] = {}
         self._steps: dict[str, Callable[..., Any]] = {}
         self._queues: dict[str, Queue] = {"default": Queue(name, "default")}
+        self._limits: dict[str, dict[str, Any]] = {}
 
     def __repr__(self) -> str:
         return f"<App {self.name}: {len(self._workflows)} workflows>"
@@ -164,6 +168,7 @@ class App:
             self._errors,
             self._codecs,
             {name: line for name, line in lines.items() if line is not None},
+            json.dumps({name: self._limits.get(name, {}) for name in self._queues}),
         )
 
     @property
@@ -233,19 +238,55 @@ class App:
 
     # --- declaring
 
-    def queue(self, name: str, **limits: Any) -> Queue:
-        """Declare a queue. ``default`` is always there.
+    def queue(
+        self,
+        name: str,
+        *,
+        concurrency: int | None = None,
+        worker_concurrency: int | None = None,
+        rate: Rate | str | None = None,
+        partitions: bool | None = None,
+        partition_concurrency: int | None = None,
+        partition_rate: Rate | str | None = None,
+        ageing: timedelta | None = None,
+        weight: float | None = None,
+    ) -> Queue:
+        """Declare a queue and its limits. ``default`` is always there, and may be limited too.
 
-        Limits (concurrency, rate, partitions) are not built yet and are refused, so that no queue
-        seems limited that is not.
+        ``concurrency``: how many of its runs may hold a claim at a time, over all workers;
+        ``worker_concurrency``: in one worker process. ``rate``: how many may begin in any period:
+        ``"100/min"``, or a Rate to spread them or to allow a burst. ``partitions``: its runs wait
+        in partitions, which take turns; ``partition_concurrency``, ``partition_rate``: for each of
+        them. ``ageing``: by how much longer a run must have waited to go before one whose priority
+        is better by one. ``weight``: how often a worker looks here first, in proportion to its
+        other queues. What is set live (rowlock.set_limit) holds until the declaration changes.
         """
-        if limits:
+        _checked(name, "queue")
+        limits = limits_of(
+            name,
+            concurrency=concurrency,
+            worker_concurrency=worker_concurrency,
+            rate=rate,
+            partitions=partitions,
+            partition_concurrency=partition_concurrency,
+            partition_rate=partition_rate,
+            ageing=ageing,
+            weight=weight,
+        )
+        if not partitions and {"partition_concurrency", "partition_rate"} & limits.keys():
             raise ConfigurationError(
-                f"queue {name}: {', '.join(sorted(limits))} can't be set yet: this version of "
-                "Rowlock has queues with names and priorities only. Leave it out; nothing was "
+                f"queue {name}: a limit for each partition needs partitions=True. Nothing was "
                 "declared."
             )
-        _checked(name, "queue")
+        if limits.get("partitions") is False:
+            del limits["partitions"]
+        if limits and self._limits.get(name, limits) != limits:
+            raise ConfigurationError(
+                f"queue {name} is declared twice, with different limits: {self._limits[name]} and "
+                f"{limits}"
+            )
+        if limits:
+            self._limits[name] = limits
         return self._queues.setdefault(name, Queue(self.name, name))
 
     @overload

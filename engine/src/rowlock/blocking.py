@@ -16,7 +16,7 @@ from rowlock.aside import LoopAside
 from rowlock.client import Client, Run, RunInfo, StreamEntry, operations
 from rowlock.client.client import RunFilters, unknown_or
 from rowlock.client.connections import rows_on_blocking
-from rowlock.client.operations import Operation
+from rowlock.client.operations import LimitName, Limits, Operation
 from rowlock.errors import Refused
 from rowlock.model.code import Code
 from rowlock.model.envelope import Chain, Codec
@@ -293,6 +293,21 @@ class BlockingClient:
     ) -> bool:
         """End a pause that was made with the same arguments; whether there was one."""
         return self._do(operations.unpause(self._client._app, queue, workflow), connection)
+
+    def set_limit(self, queue: str, *, connection: Any = None, **limits: Unpack[Limits]) -> bool:
+        """Set limits of a queue; see :meth:`rowlock.client.Client.set_limit`."""
+        app = self._client._app
+        return self._do(operations.set_limit(app, queue, **limits), connection)
+
+    def unset_limit(self, queue: str, name: LimitName, *, connection: Any = None) -> bool:
+        """Take one limit of a queue away; whether there was one."""
+        app = self._client._app
+        return self._do(operations.unset_limit(app, queue, name), connection)
+
+    def reset_limits(self, queue: str, *, connection: Any = None) -> bool:
+        """Set the limits of a queue as its code declares them; whether they were otherwise."""
+        app = self._client._app
+        return self._do(operations.reset_limits(app, queue), connection)
 
     def promote(self, version: str, *, connection: Any = None) -> None:
         """Let a registered version take all runs that are not pinned yet."""

@@ -52,9 +52,11 @@ from rowlock.store.statements import (
     TEND,
     Answer,
     Claimed,
+    Next,
     Owned,
     Recorded,
     Tended,
+    parted,
 )
 
 R = TypeVar("R")
@@ -196,6 +198,23 @@ class Session:
         )
         return run_id
 
+    def limit(self, queue: str = "default", /, **limits: Any) -> bool:
+        """Set limits of a queue; None: take it away."""
+        changed = False
+        for name in [name for name, value in limits.items() if value is None]:
+            changed |= bool(
+                self.ask("select rowlock.unset_limit(%s, %s, app => %s)", queue, name, APP)
+            )
+        given = {name: value for name, value in limits.items() if value is not None}
+        if given:
+            names = ", ".join(f"{name} => %s" for name in given)
+            changed |= bool(
+                self.ask(
+                    f"select rowlock.set_limit(%s, {names}, app => %s)", queue, *given.values(), APP
+                )
+            )
+        return changed
+
     def start_many(self, *runs: dict[str, Any]) -> list[UUID]:
         return self.call(START_MANY, runs=json.dumps(runs), app=APP)
 
@@ -332,6 +351,8 @@ class Worker(Session):
     def __init__(self, connections: Connections, name: str, worker_id: int) -> None:
         super().__init__(connections, name)
         self.worker_id = worker_id
+        self.next = Next()
+        """What the last claim said of the next one."""
 
     def claim(
         self,
@@ -340,16 +361,20 @@ class Worker(Session):
         queues: list[str] | None = None,
         listening: bool = False,
         version: str = "",
+        after: str | None = None,
     ) -> list[Claimed]:
-        return self.call(
+        found = self.call(
             CLAIM,
             worker=self.worker_id,
             app=APP,
             version=version,
             queues=queues,
+            after=after,
             want=want,
             listening=listening,
         )
+        claimed, self.next = parted(found)
+        return claimed
 
     def claim_run(self, run: UUID) -> Claimed:
         """The run, which is ready; hands back nothing: it must be the only one."""

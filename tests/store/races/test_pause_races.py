@@ -106,7 +106,7 @@ def test_nothing_is_set_aside_for_a_pause_that_is_over(world: World) -> None:
     unpause(world.anybody, "workflow")
     for _ in range(2):
         clear = world.anybody.ask(
-            "select rowlock.set_aside('shop', 'default', '{\"\"}', '{fulfil}', 10)"
+            "select rowlock.set_aside('shop', 'default', '', '{\"\"}', '{fulfil}', 10)"
         )
         assert (clear, set_aside(world)) == (True, 0)
         world.anybody.tend()

@@ -13,7 +13,7 @@ Where to go:
     show, history                             show.py, portrait.py (reads), tree.py (draws)
     top                                       top.py; what a look tells frames.py
     cancel, resume, retry, rewind, fork, …    control.py: a verb and an act for each
-    explain, pause, retain                    files of their names
+    explain, pause, limit, retain             files of their names
     queues, workers, versions                 fleet.py
     which runs a command means                selection.py
     one thing done to many, and told          carrying.py

@@ -14,6 +14,7 @@ import click
 from rich.text import Text
 
 from rowlock.blocking import BlockingClient
+from rowlock.cli.limit import in_words, shown
 from rowlock.cli.main import FAILED
 from rowlock.cli.options import app_option, database_options, json_option, settings_of
 from rowlock.cli.output import (
@@ -50,7 +51,7 @@ def queues_command(app: str | None, database_url: str | None, as_json: bool) -> 
         print_json([asdict(one) for one in found])
         return
     now = datetime.now(UTC)
-    headings = ("queue", "app", *_STATES, "oldest ready", "paused")
+    headings = ("queue", "app", *_STATES, "oldest ready", "limits", "paused")
     rows = [_queue(one, now) for one in found]
     console().print(table_of(headings, rows, {*_STATES, "oldest ready"}))
 
@@ -69,6 +70,7 @@ def _queue(queue: QueueRow, now: datetime) -> list[str | Text]:
         queue.app,
         *(f"{getattr(queue, state):,}" for state in _STATES),
         "" if queue.oldest_ready_at is None else span(now - queue.oldest_ready_at),
+        in_words(queue) if shown(queue) or queue.limits_set_at else "",
         paused,
     ]
 

@@ -4,7 +4,7 @@ Every operation is a call of the database function of the same name: what the cl
 can do. A start may ride in the caller's own transaction, whatever his driver.
 
 Reads and writes: store's START, START_MANY, LIST_RUNS, ENDED_OR_UNKNOWN, EVENTS, STREAMS,
-SHOW_APP, QUEUES, WORKERS, VERSIONS; what the handles do, see client/run.py.
+DECLARE_QUEUES, SHOW_APP, QUEUES, WORKERS, VERSIONS; what the handles do, see client/run.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rowlock.client import operations
 from rowlock.client.arguments import check, run_id_of
 from rowlock.client.connections import rows_on
 from rowlock.client.news import News, Watch
-from rowlock.client.operations import Operation
+from rowlock.client.operations import LimitName, Limits, Operation
 from rowlock.client.run import ANY, Run, RunInfo
 from rowlock.client.together import Together
 from rowlock.errors import (
@@ -52,6 +52,7 @@ from rowlock.store.controls import (
     WorkerRow,
 )
 from rowlock.store.statements import (
+    DECLARE_QUEUES,
     ENDED_OR_UNKNOWN,
     EVENTS,
     LIST_RUNS,
@@ -139,6 +140,16 @@ class Client:
         self._news = News(self._settings, self._sessions)
         if self._code is not None:
             workflows = sorted(self._code.workflows.values(), key=lambda w: w.name)
+            # First, so that no queue is there without its limits.
+            await self._read(
+                DECLARE_QUEUES,
+                {
+                    "app": self._code.app,
+                    "version": "",
+                    "queues": self._code.declared,
+                    "only_new": True,
+                },
+            )
             await self._read(
                 SHOW_APP,
                 {
@@ -353,6 +364,27 @@ class Client:
     ) -> bool:
         """End a pause that was made with the same arguments; whether there was one."""
         operation = operations.unpause(self._app, queue, workflow)
+        return await self._do(operation, connection)
+
+    async def set_limit(
+        self, queue: str, *, connection: Any = None, **limits: Unpack[Limits]
+    ) -> bool:
+        """Set limits of a queue while it works; those that are not named stay.
+
+        They hold until the code declares other ones. Whether something changed. Limits: see
+        :class:`Limits`. Raises ConfigurationError, Refused.
+        """
+        operation = operations.set_limit(self._app, queue, **limits)
+        return await self._do(operation, connection)
+
+    async def unset_limit(self, queue: str, name: LimitName, *, connection: Any = None) -> bool:
+        """Take one limit of a queue away; whether there was one. Raises Refused."""
+        operation = operations.unset_limit(self._app, queue, name)
+        return await self._do(operation, connection)
+
+    async def reset_limits(self, queue: str, *, connection: Any = None) -> bool:
+        """Set the limits of a queue as its code declares them; whether they were otherwise."""
+        operation = operations.reset_limits(self._app, queue)
         return await self._do(operation, connection)
 
     async def promote(self, version: str, *, connection: Any = None) -> None:

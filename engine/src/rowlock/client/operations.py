@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack
 from uuid import UUID
 
 import msgspec
@@ -18,6 +18,8 @@ from rowlock.client.arguments import check
 from rowlock.errors import MisplacedCall
 from rowlock.model.commands import seconds_of
 from rowlock.model.envelope import Codecs
+from rowlock.model.limits import limits_of
+from rowlock.model.rates import Rate
 from rowlock.model.values import Shape
 from rowlock.starting import aware
 from rowlock.store.connection import Statement
@@ -28,8 +30,11 @@ from rowlock.store.controls import (
     PAUSE,
     REPRIORITISE,
     RESCHEDULE,
+    RESET_LIMITS,
     RETIRE,
+    SET_LIMIT,
     UNPAUSE,
+    UNSET_LIMIT,
 )
 from rowlock.store.statements import (
     CANCEL,
@@ -165,6 +170,55 @@ def pause(
 def unpause(app: str | None, queue: str | None, workflow: str | None) -> Operation[bool]:
     check(app=app, queue=queue, workflow=workflow)
     return Operation(UNPAUSE, {"app": app, "queue": queue, "workflow": workflow})
+
+
+class Limits(TypedDict, total=False):
+    """What limits a queue; what is not given stays as it is.
+
+    ``concurrency``: how many of its runs may hold a claim at a time, over all workers;
+    ``worker_concurrency``: in one worker process. ``rate``: how many may begin in any period, as a
+    :class:`rowlock.Rate` or its text. ``partitions``: whether its runs wait in partitions, which
+    take turns; ``partition_concurrency`` and ``partition_rate``: for each of them. ``ageing``: by
+    how much longer a run must have waited to go before one whose priority is better by one.
+    ``weight``: how often a worker looks there first, in proportion to its other queues.
+    """
+
+    concurrency: int
+    worker_concurrency: int
+    rate: Rate | str
+    partitions: bool
+    partition_concurrency: int
+    partition_rate: Rate | str
+    ageing: timedelta
+    weight: float
+
+
+LimitName = Literal[
+    "concurrency",
+    "worker_concurrency",
+    "rate",
+    "partitions",
+    "partition_concurrency",
+    "partition_rate",
+    "ageing",
+    "weight",
+]
+
+
+def set_limit(app: str | None, queue: str, **limits: Unpack[Limits]) -> Operation[bool]:
+    check(app=app, queue=queue)
+    given = dict.fromkeys(Limits.__annotations__) | limits_of(queue, **limits)
+    return Operation(SET_LIMIT, {"app": app, "queue": queue} | given)
+
+
+def unset_limit(app: str | None, queue: str, name: LimitName) -> Operation[bool]:
+    check(app=app, queue=queue, name=name)
+    return Operation(UNSET_LIMIT, {"app": app, "queue": queue, "name": name})
+
+
+def reset_limits(app: str | None, queue: str) -> Operation[bool]:
+    check(app=app, queue=queue)
+    return Operation(RESET_LIMITS, {"app": app, "queue": queue})
 
 
 def promote(app: str | None, version: str) -> Operation[None]:

@@ -35,3 +35,5 @@ class Code:
     codecs: Codecs | None = None
     lines: Mapping[str, str] = field(default_factory=dict)
     """Where its steps and workflows are defined, as ``file:line`` by name."""
+    declared: str = "{}"
+    """The limits of its queues, as a JSON object by name."""

@@ -2,7 +2,8 @@
 
 Polling is the truth; being told (a notification, the own journal, a round of tending) only
 shortens the wait. A worker that finds nothing says that it listens, then looks once more: whoever
-starts a run after that look sees the flag and tells it.
+starts a run after that look sees the flag and tells it. A queue with a rate says itself when to
+come again; one with limits is looked at again when a run of it ends here.
 
 Reads and writes: store's CLAIM, HISTORY, OUTCOMES.
 """
@@ -20,7 +21,16 @@ from uuid import UUID
 from rowlock.errors import Disconnected
 from rowlock.settings import Settings
 from rowlock.store.connection import Backoff, Session, Statement
-from rowlock.store.statements import CLAIM, HISTORY, OUTCOMES, Claimed, Ended, Remembered
+from rowlock.store.statements import (
+    CLAIM,
+    HISTORY,
+    OUTCOMES,
+    Claimed,
+    Ended,
+    Next,
+    Remembered,
+    parted,
+)
 from rowlock.telemetry.observer import Observer
 
 T = TypeVar("T")
@@ -28,6 +38,10 @@ T = TypeVar("T")
 MOST_CLAIMS = 200
 BUSY_STREAK = 5
 """After so many claims in a row that found work, the worker stops listening."""
+BUSY_FIRST_S, BUSY_MOST_S = 0.002, 0.05
+"""How long to wait, at random up to this, for another claim of a limited queue to be done."""
+RATE_LEAST_S = 0.005
+"""A rate that is used up is not looked at more often."""
 
 
 class Slots(Protocol):
@@ -63,6 +77,9 @@ class Claimer:
         self._poked = asyncio.Event()
         self._listening = False
         self._streak = 0
+        self._busy = 0
+        self._next = Next()
+        self._is_all = False
         self._all_slots = max(1, slots.free())
 
     def poke(self) -> None:
@@ -78,19 +95,24 @@ class Claimer:
             except Disconnected:
                 await asyncio.sleep(backoff.next_s())
                 continue
-            if found:
+            if found and not (self._is_all and self._listening):
                 self._streak += 1
                 if self._streak >= BUSY_STREAK:
                     self._listening = False
                 continue
             self._streak = 0
+            if self._next.again_in == 0:
+                await self._pause(min(BUSY_FIRST_S * 2**self._busy, BUSY_MOST_S) * random.random())
+                self._busy = min(self._busy + 1, 10)
+                continue
+            self._busy = 0
             if not self._listening:
                 # Say so first; the next look is the one that counts.
                 self._listening = True
                 self._poked.set()
                 await self._say_listening()
                 continue
-            await self._pause()
+            await self._pause(self._poll_s())
 
     async def _say_listening(self) -> None:
         try:
@@ -98,8 +120,14 @@ class Claimer:
         except Disconnected:
             self._listening = False
 
-    async def _pause(self) -> None:
-        wait_s = self._settings.poll_seconds * random.uniform(0.8, 1.2)
+    def _poll_s(self) -> float:
+        poll_s = self._settings.poll_seconds * random.uniform(0.8, 1.2)
+        if self._next.again_in is None:
+            return poll_s
+        # A little later, each at random: not all workers in the same moment.
+        return min(poll_s, max(self._next.again_in, RATE_LEAST_S) * random.uniform(1.0, 1.05))
+
+    async def _pause(self, wait_s: float) -> None:
         try:
             async with asyncio.timeout(wait_s):
                 await self._poked.wait()
@@ -114,7 +142,12 @@ class Claimer:
             await self._slots.wait_for(self._all_slots // 4, 0.005)
         self._poked.clear()
         began = time.perf_counter()
-        claimed = await self._ask(min(self._slots.free(), MOST_CLAIMS))
+        want = min(self._slots.free(), MOST_CLAIMS)
+        claimed = await self._ask(want)
+        # A limit gave no more: a look right after it would be in vain.
+        self._is_all = (
+            len(claimed) < want and self._next.after is None and all(one.limited for one in claimed)
+        )
         self._observer.claimed(claimed, time.perf_counter() - began)
         if not claimed:
             return 0
@@ -124,20 +157,22 @@ class Claimer:
         return len(claimed)
 
     async def _ask(self, want: int) -> list[Claimed]:
-        queues = self._queues
-        if queues is not None and len(queues) > 1:
-            queues = random.sample(queues, len(queues))
-        return await self._session.rows(
+        found = await self._session.rows(
             CLAIM,
             {
                 "worker": self._worker_id,
                 "app": self._app,
                 "version": self._settings.version,
-                "queues": queues,
+                "queues": self._queues,
+                "after": self._next.after,
                 "want": want,
                 "listening": self._listening and not self._settings.pgbouncer,
             },
         )
+        claimed, following = parted(found)
+        if want:
+            self._next = following
+        return claimed
 
     async def _remember(
         self, claimed: list[Claimed]

@@ -5,7 +5,10 @@ connection of its own, which is there only meanwhile: a batch may take longer th
 connection, with the lease, should have to wait. Between two batches it rests as long as the last
 one took.
 
-Reads: store's HOUSE_DUE.  Writes: store's KEEP_HOUSE.
+Once a minute, too, what the code declares of its queues is applied, where somebody held a queue's
+row before.
+
+Reads: store's HOUSE_DUE.  Writes: store's KEEP_HOUSE, APPLY_DECLARATION.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from contextlib import suppress
 from rowlock.errors import RowlockError
 from rowlock.settings import Settings
 from rowlock.store.connection import Backoff, Disconnected, Session
-from rowlock.store.statements import HOUSE_DUE, KEEP_HOUSE
+from rowlock.store.statements import APPLY_DECLARATION, HOUSE_DUE, KEEP_HOUSE
 from rowlock.telemetry.observer import Observer
 
 log = logging.getLogger("rowlock.janitor")
@@ -45,6 +48,7 @@ class Janitor:
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
             pause_s = LOOK_EVERY_S
             try:
+                await self._control.rows(APPLY_DECLARATION, {})
                 due_in = await self._control.one(HOUSE_DUE, {})
                 if due_in is not None and due_in <= 0:
                     await self._work()

@@ -5,7 +5,8 @@ renews the lease, the tender, the watcher and the janitor look around. When the 
 knows the worker, or the lease could not be renewed, the tenure ends: all its runs are dropped,
 nothing more is recorded, and the process begins a new one.
 
-Reads and writes: store's REGISTER_WORKER, SHOW_APP, DRAIN, LEAVE; the rest through its services.
+Reads and writes: store's DECLARE_QUEUES, SHOW_APP, REGISTER_WORKER, DRAIN, LEAVE; the rest through
+its services.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from rowlock.settings import Settings
 from rowlock.store.connection import Backoff, Disconnected, Poisoned, Session, SessionPool
 from rowlock.store.entries import Release
 from rowlock.store.statements import (
+    DECLARE_QUEUES,
     DRAIN,
     LEAVE,
     REGISTER_WORKER,
@@ -165,6 +167,16 @@ class Tenure:
         workflows = sorted(code.workflows.values(), key=lambda w: w.name)
         while True:
             try:
+                # First, so that no queue is there without its limits.
+                await control.rows(
+                    DECLARE_QUEUES,
+                    {
+                        "app": code.app,
+                        "version": settings.version,
+                        "queues": code.declared,
+                        "only_new": False,
+                    },
+                )
                 await control.rows(
                     SHOW_APP,
                     {
@@ -474,6 +486,8 @@ class Tenure:
             due = execution.next_due()
             if due is not None:
                 self.tender.expect(due)
+        if execution.claimed.limited:
+            self._claimer.poke()  # others can't know that there is room
         self._room.set()
 
     def room_changed(self) -> None:

@@ -6,7 +6,7 @@ The logic stands in ``functions/control.sql``, ``pause.sql``, ``versions.sql``, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from rowlock.store.connection import Statement
@@ -49,6 +49,19 @@ PAUSE: Statement[bool] = Statement(
 UNPAUSE: Statement[bool] = Statement(
     "unpause", "select rowlock.unpause(%(queue)s, %(workflow)s, %(app)s)", bool
 )
+SET_LIMIT: Statement[bool] = Statement(
+    "set_limit",
+    "select rowlock.set_limit(%(queue)s, %(concurrency)s, %(worker_concurrency)s, %(rate)s,"
+    " %(partitions)s, %(partition_concurrency)s, %(partition_rate)s,"
+    " make_interval(secs => %(ageing)s), %(weight)s::real, %(app)s)",
+    bool,
+)
+UNSET_LIMIT: Statement[bool] = Statement(
+    "unset_limit", "select rowlock.unset_limit(%(queue)s, %(name)s, %(app)s)", bool
+)
+RESET_LIMITS: Statement[bool] = Statement(
+    "reset_limits", "select rowlock.reset_limits(%(queue)s, %(app)s)", bool
+)
 RETIRE: Statement[bool] = Statement("retire", "select rowlock.retire(%(app)s, %(version)s)", bool)
 DRAIN_WORKER: Statement[bool] = Statement(
     "drain_worker", "select rowlock.drain_worker(%(worker)s)", bool
@@ -57,7 +70,10 @@ DRAIN_WORKER: Statement[bool] = Statement(
 
 @dataclass(frozen=True, slots=True)
 class QueueRow:
-    """A queue, and its unfinished runs by state; ``paused_at``: since when nothing is claimed."""
+    """A queue, and its unfinished runs by state; ``paused_at``: since when nothing is claimed.
+
+    Its limits, None where there is none; ``limits_set_at``: since when they are not as declared.
+    """
 
     app: str
     queue: str
@@ -70,12 +86,25 @@ class QueueRow:
     paused_at: datetime | None
     paused_by: str | None
     reason: str | None
+    concurrency: int | None
+    worker_concurrency: int | None
+    rate: str | None
+    partitions: bool
+    partition_concurrency: int | None
+    partition_rate: str | None
+    ageing: timedelta | None
+    weight: float
+    limits_set_at: datetime | None
+    limits_set_by: str | None
+    declared: dict[str, Any] | None
 
 
 QUEUES = Statement(
     "queues",
     "select app, queue, ready, scheduled, running, waiting, blocked, oldest_ready_at, paused_at,"
-    " paused_by, reason from rowlock.queues where %(app)s::text is null or app = %(app)s"
+    " paused_by, reason, concurrency, worker_concurrency, rate, partitions, partition_concurrency,"
+    " partition_rate, ageing, weight, limits_set_at, limits_set_by, declared"
+    " from rowlock.queues where %(app)s::text is null or app = %(app)s"
     " order by app, queue",
     QueueRow,
 )

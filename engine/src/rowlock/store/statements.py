@@ -26,6 +26,15 @@ SHOW_APP = Statement(
     _nothing,
 )
 
+DECLARE_QUEUES = Statement(
+    "declare_queues",
+    "select rowlock.declare_queues(%(app)s, %(version)s, %(queues)s::jsonb, %(only_new)s)",
+    _nothing,
+)
+APPLY_DECLARATION = Statement(
+    "apply_declaration", "select rowlock.apply_declaration(null)", _nothing
+)
+
 REGISTER_WORKER: Statement[int] = Statement(
     "register_worker",
     "select rowlock.register_worker(%(app)s, %(version)s, %(host)s, %(pid)s, %(slots)s,"
@@ -98,14 +107,36 @@ class Claimed:
     """Whether it is one of a group of children."""
     cancel: str | None
     """A request to cancel it: JSON of CancelRequest."""
+    limited: bool = False
+    """Whether its queue is limited: when it ends, there may be room for another."""
+    again_in: float | None = None
+    after: str | None = None
+    """Of the last row, if that is no run: see Next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """What a claim says of the next one."""
+
+    again_in: float | None = None
+    """Seconds until it is worth while; 0: as soon as others are done; None: nothing is known."""
+    after: str | None = None
+    """The queue that this one came to; None: the next one begins with the first."""
 
 
 CLAIM = Statement(
     "claim",
-    "select * from rowlock.claim(%(worker)s, %(app)s, %(version)s, %(queues)s::text[], %(want)s,"
-    " %(listening)s)",
+    "select * from rowlock.claim_next(%(worker)s, %(app)s, %(version)s, %(queues)s::text[],"
+    " %(after)s, %(want)s, %(listening)s)",
     Claimed,
 )
+
+
+def parted(rows: list[Claimed]) -> tuple[list[Claimed], Next]:
+    """The runs that a claim gave, and what it said of the next one."""
+    runs = [row for row in rows if row.run_id is not None]
+    last = rows[-1] if len(runs) < len(rows) else None
+    return runs, Next() if last is None else Next(last.again_in, last.after)
 
 
 @dataclass(frozen=True, slots=True)

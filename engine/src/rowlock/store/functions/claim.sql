@@ -1,43 +1,58 @@
 -- claim: take ready runs for a worker, at most as many as it has free slots.
 --
 -- One call in autocommit, in this order: (1) look for work without locks, so that pollers who
--- find nothing never hold a lock that others need; (2) the own worker row FOR KEY SHARE, lease
+-- find nothing never hold a lock that others need; nor those for whom a limit leaves no room; (2) the own worker row FOR KEY SHARE, lease
 -- checked: the reaper takes it FOR UPDATE, so it either sees this claim or prevents it (4j);
--- (3) the queue's gate, so that a limit that comes later is exact at once; (4) in a later
--- statement, the claim: ids through ANY(ARRAY(…)), because the same as a CTE joined to the
+-- (3) the queue's gate: shared, or where limits are to be counted alone (limits.sql); so a
+-- limit that comes later is exact at once; (4) in a later statement, the settings again, and the claim: ids through ANY(ARRAY(…)), because the same as a CTE joined to the
 -- update flips to a sequential scan under a generic plan (tests/store/test_plans.py).
 -- Looked up one by one (OFFSET 0): as a join, a plan made when `run` was tiny reads all of it later.
 -- SKIP LOCKED everywhere: nobody waits for anybody. FOR NO KEY UPDATE is enough for a ready task,
 -- and passes the KEY SHARE of those who watch it: a parent's suspend must not hide its child.
 
--- ready_queues: which queues of an app have ready tasks: a loose walk over the claim's index,
--- one probe a queue however deep the backlog.
-create or replace function rowlock.ready_queues(p_app text) returns text[]
+-- ready_queues: which queues of an app have ready tasks, from a name on and at most so many: a loose walk over
+-- the claim's index, one probe a queue however deep the backlog.
+create or replace function rowlock.ready_queues(p_app text, p_after text, p_most integer) returns text[]
 language sql stable
 set search_path = pg_catalog set enable_seqscan = off set jit = off set enable_bitmapscan = off
 as $$
     with recursive walk as (
-        (select t.queue from rowlock.task as t
-          where t.app = p_app and t.state = 'ready'
+        (select t.queue, 1 as nth from rowlock.task as t
+          where t.app = p_app and t.state = 'ready' and t.queue > p_after
           order by t.app, t.queue limit 1)
         union all
         select (select t.queue from rowlock.task as t
                  where t.app = p_app and t.state = 'ready' and t.queue > walk.queue
-                 order by t.app, t.queue limit 1)
+                 order by t.app, t.queue limit 1), walk.nth + 1
           from walk
-         where walk.queue is not null)
-    select coalesce(array_agg(walk.queue order by random()), '{}')
+         where walk.queue is not null and walk.nth < p_most)
+    select coalesce(array_agg(walk.queue order by walk.nth), '{}')
       from walk
      where walk.queue is not null
 $$;
 
-create or replace function rowlock.claim(
-    p_worker bigint, p_app text, p_version text, p_queues text[], p_want integer, p_listening boolean)
+-- by_weight: queues in random order, heavier ones sooner: the first is each in proportion to its weight.
+create or replace function rowlock.by_weight(p_app text, p_queues text[]) returns text[]
+language sql volatile
+set search_path = pg_catalog set enable_seqscan = off set jit = off set enable_bitmapscan = off
+as $$
+    select array_agg(x.name order by -ln(1 - random()) / coalesce(q.weight, 1))
+      from unnest(p_queues) as x (name)
+      left join lateral (
+           select y.weight from rowlock.queue as y where y.app = p_app and y.name = x.name offset 0) as q on true
+$$;
+
+-- claim_next: see above. p_after: the queue that the last call came to. Its last row may be no run, but says
+-- when to come again sooner than to poll (again_in, in seconds; 0: another claim was at it), and p_after of
+-- the next call (null: from the first).
+create or replace function rowlock.claim_next(
+    p_worker bigint, p_app text, p_version text, p_queues text[], p_after text, p_want integer,
+    p_listening boolean)
 returns table (
     run_id uuid, epoch integer, generation integer, created_at timestamptz, workflow text, queue text,
     version text, key text, takeovers smallint, input text, attributes text, trace_context text,
     waited double precision, started_at timestamptz, age double precision, deadline_in double precision,
-    in_group boolean, cancel text)
+    in_group boolean, cancel text, limited boolean, again_in double precision, after text)
 language plpgsql volatile
 set search_path = pg_catalog
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
@@ -45,10 +60,26 @@ set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_pla
 as $$
 #variable_conflict use_column
 declare
-    v_queues  text[];
+    a_batch   constant integer := 32;    -- queues that one claim serves, when there are more
+    most_idle constant integer := 1024;  -- queues that it looks at when none gives anything
+    v_wanted  integer := p_want;
+    v_from    text := coalesce(p_after, '');
+    v_wrapped boolean := coalesce(p_after, '') = '';
+    v_batch   text[];
+    v_looked  integer := 0;
     v_queue   text;
     v_fits    text[];
     v_got     integer;
+    v_limited boolean;
+    v_parted  boolean;
+    v_alone   boolean;
+    v_gate    rowlock.queue_gate;
+    v_room    record;
+    v_soon    double precision;
+    v_ids     uuid[];
+    v_at      timestamptz;
+    v_again   double precision;
+    v_after   text;
     v_paused_app       boolean;
     v_paused_queues    text[] := '{}';
     v_paused_workflows text[] := '{}';
@@ -63,8 +94,8 @@ begin
         return;
     end if;
 
-    v_queues := coalesce(p_queues, rowlock.ready_queues(p_app));
-    if v_queues = '{}' then
+    v_batch := coalesce(p_queues, rowlock.ready_queues(p_app, v_from, a_batch));
+    if v_batch = '{}' and v_wrapped then
         return;
     end if;
     if p_version = '' then
@@ -87,81 +118,164 @@ begin
         end if;
     end if;
 
-    foreach v_queue in array v_queues loop
-        exit when p_want <= 0;
-        continue when v_queue = any (v_paused_queues);
-        -- A probe a version: as a semi-join it reads the whole queue of a version that is not ours.
-        continue when not exists (
-            select from unnest(v_fits) as f (version)
-             cross join lateral (
-                   select from rowlock.task as t
-                    where t.app = p_app and t.queue = v_queue and t.version = f.version
-                      and t.state = 'ready'
-                    limit 1) as t);
-        perform 1 from rowlock.worker as w
-          where w.id = p_worker and w.app = p_app and w.lease_until > clock_timestamp() and not w.draining
-            and not exists (select from rowlock.drain_request as d where d.worker_id = w.id)
-            for key share skip locked;
-        if not found then
-            return;
+    loop
+        v_looked := v_looked + cardinality(v_batch);
+        -- Where the walk goes on; an incomplete batch was the last.
+        v_after := case when p_queues is null and cardinality(v_batch) = a_batch then v_batch[a_batch] end;
+        if cardinality(v_batch) > 1 then
+            v_batch := rowlock.by_weight(p_app, v_batch);
         end if;
-        perform 1 from rowlock.queue_gate as g
-          where g.app = p_app and g.name = v_queue
-            for key share skip locked;
-        continue when not found;
-        if v_paused_workflows <> '{}' and not rowlock.set_aside(
-               p_app, v_queue, v_fits, v_paused_workflows, p_want) then
-            perform pg_notify('rowlock_worker_' || p_worker, '');  -- there may be work behind them
-            continue;
-        end if;
+        foreach v_queue in array v_batch loop
+            exit when p_want <= 0;
+            continue when v_queue = any (v_paused_queues);
+            -- A probe a version: as a semi-join it reads the whole queue of a version that is not ours. The
+            -- last of the index says whether any is in a partition.
+            select q.limited, (
+                       select bool_or(t.parted)
+                         from unnest(v_fits) as f (version)
+                        cross join lateral (
+                              select coalesce(t.partition, '') > '' as parted from rowlock.task as t
+                               where t.app = p_app and t.queue = v_queue and t.version = f.version
+                                 and t.state = 'ready'
+                               order by t.app desc, t.queue desc, t.version desc, coalesce(t.partition, '') desc
+                               limit 1) as t)
+              into v_limited, v_parted
+              from rowlock.queue as q where q.app = p_app and q.name = v_queue;
+            continue when v_parted is null;
+            v_alone := v_limited or v_parted;
+            if v_limited then
+                v_room := rowlock.room(p_app, v_queue, v_fits, p_worker, p_want);
+                if v_room.room <= 0 then
+                    v_again := least(v_again, v_room.again_in);
+                    continue;
+                end if;
+            end if;
+            perform 1 from rowlock.worker as w
+              where w.id = p_worker and w.app = p_app and w.lease_until > clock_timestamp() and not w.draining
+                and not exists (select from rowlock.drain_request as d where d.worker_id = w.id)
+                for key share skip locked;
+            if not found then
+                return;
+            end if;
+            if v_alone then
+                select g.* into v_gate from rowlock.queue_gate as g
+                 where g.app = p_app and g.name = v_queue
+                   for update skip locked;
+            else
+                perform 1 from rowlock.queue_gate as g
+                  where g.app = p_app and g.name = v_queue
+                    for key share skip locked;
+            end if;
+            if not found then
+                v_again := 0;
+                continue;
+            end if;
+            if v_paused_workflows <> '{}' and not v_parted and not rowlock.set_aside(
+                   p_app, v_queue, '', v_fits, v_paused_workflows, p_want) then
+                perform pg_notify('rowlock_worker_' || p_worker, '');  -- there may be work behind them
+                continue;
+            end if;
 
-        return query
-        with claimed as (
-            update rowlock.task as t
-               set state = 'running', epoch = t.epoch + 1, worker_id = p_worker,
-                   claimed_at = clock_timestamp(),
-                   started_at = coalesce(t.started_at, clock_timestamp()),
-                   version = case when t.version = '' then p_version else t.version end
-             where t.run_id = any (array(
-                     select c.run_id
-                       from unnest(v_fits) as f (version)
-                      cross join lateral (
-                            select r.run_id, r.priority, r.due_at
-                              from rowlock.task as r
-                             where r.app = p_app and r.queue = v_queue and r.version = f.version
-                               and r.state = 'ready' and not r.workflow = any (v_paused_workflows)
-                             order by r.app, r.queue, r.version, r.priority, r.due_at, r.run_id
-                             limit p_want
-                               for no key update skip locked) as c
-                      order by c.priority, c.due_at, c.run_id
-                      limit p_want))
-            returning t.run_id, t.epoch, t.generation, t.version, t.takeovers, t.claimed_at, t.due_at, t.started_at,
-                      t.queue)
-        select c.run_id, c.epoch, c.generation, r.created_at, r.workflow, c.queue, c.version, r.key,
-               c.takeovers,
-               case when c.generation = 1 then r.input else g.input end::text,
-               r.attributes::text, r.trace_context::text,
-               extract(epoch from c.claimed_at - c.due_at)::double precision, c.started_at,
-               extract(epoch from c.claimed_at - c.started_at)::double precision,
-               extract(epoch from case when c.generation = 1 then r.deadline_at else g.deadline_at end
-                                  - c.claimed_at)::double precision,
-               r.child_index is not null,
-               q.request
-          from claimed as c
-         cross join lateral (
-               select x.* from rowlock.run as x where x.id = c.run_id offset 0) as r
-          left join lateral (
-               select x.input, x.deadline_at from rowlock.generation as x
-                where x.run_id = c.run_id and x.generation = c.generation and c.generation > 1
-               offset 0) as g on true
-          left join lateral (
-               select rowlock.request_of(c.run_id, c.generation) as request
-                where exists (select from rowlock.cancel_request as x where x.run_id = c.run_id)
-               offset 0) as q on true;
-        get diagnostics v_got = row_count;
-        p_want := p_want - v_got;
+            if v_alone then
+                select x.ids, x.at, x.again_in into v_ids, v_at, v_soon
+                  from rowlock.pick_limited(p_app, v_queue, v_parted, v_gate, v_fits, p_worker,
+                                             v_paused_workflows, p_want) as x;
+                v_again := least(v_again, v_soon);
+            else
+                v_at := null;
+                v_ids := null;
+            end if;
+            continue when v_ids = '{}';
+
+            return query
+            with claimed as (
+                update rowlock.task as t
+                   set state = 'running', epoch = t.epoch + 1, worker_id = p_worker,
+                       claimed_at = clock_timestamp(),
+                       started_at = coalesce(t.started_at, v_at, clock_timestamp()),
+                       limited = t.limited or v_alone,
+                       version = case when t.version = '' then p_version else t.version end
+                 where t.run_id = any (coalesce(v_ids, array(
+                         select c.run_id
+                           from unnest(v_fits) as f (version)
+                          cross join lateral (
+                                select r.run_id, r.priority, r.due_at
+                                  from rowlock.task as r
+                                 where r.app = p_app and r.queue = v_queue and r.version = f.version
+                                   and coalesce(r.partition, '') = ''
+                                   and r.state = 'ready' and not r.workflow = any (v_paused_workflows)
+                                 order by r.app, r.queue, r.version, coalesce(r.partition, ''),
+                                          r.priority, r.due_at, r.run_id
+                                 limit p_want
+                                   for no key update skip locked) as c
+                          -- Limited meanwhile: who counts must not find these beside his.
+                          where not exists (select from rowlock.queue as q
+                                             where q.app = p_app and q.name = v_queue and q.limited)
+                          order by c.priority, c.due_at, c.run_id
+                          limit p_want)))
+                returning t.run_id, t.epoch, t.generation, t.version, t.takeovers, t.claimed_at, t.due_at,
+                          t.started_at, t.queue)
+            select c.run_id, c.epoch, c.generation, r.created_at, r.workflow, c.queue, c.version, r.key,
+                   c.takeovers,
+                   case when c.generation = 1 then r.input else g.input end::text,
+                   r.attributes::text, r.trace_context::text,
+                   extract(epoch from c.claimed_at - c.due_at)::double precision, c.started_at,
+                   extract(epoch from c.claimed_at - c.started_at)::double precision,
+                   extract(epoch from case when c.generation = 1 then r.deadline_at else g.deadline_at end
+                                      - c.claimed_at)::double precision,
+                   r.child_index is not null,
+                   q.request, v_limited, null::double precision, null::text
+              from claimed as c
+             cross join lateral (
+                   select x.* from rowlock.run as x where x.id = c.run_id offset 0) as r
+              left join lateral (
+                   select x.input, x.deadline_at from rowlock.generation as x
+                    where x.run_id = c.run_id and x.generation = c.generation and c.generation > 1
+                   offset 0) as g on true
+              left join lateral (
+                   select rowlock.request_of(c.run_id, c.generation) as request
+                    where exists (select from rowlock.cancel_request as x where x.run_id = c.run_id)
+                   offset 0) as q on true;
+            get diagnostics v_got = row_count;
+            p_want := p_want - v_got;
+        end loop;
+        exit when p_queues is not null or p_want < v_wanted or v_looked >= most_idle;
+        if v_after is null then
+            exit when v_wrapped;
+            v_wrapped := true;
+        else
+            exit when v_wrapped and v_after >= nullif(p_after, '');
+        end if;
+        v_batch := rowlock.ready_queues(p_app, coalesce(v_after, ''), a_batch);
+        exit when v_batch = '{}';
     end loop;
+    if v_again is not null or v_after is not null then
+        again_in := case when p_want > 0 then v_again end;
+        after := v_after;
+        return next;
+    end if;
 end $$;
+
+-- claim: the same for workers that know of no such last row: they begin behind any queue.
+create or replace function rowlock.claim(
+    p_worker bigint, p_app text, p_version text, p_queues text[], p_want integer, p_listening boolean)
+returns table (
+    run_id uuid, epoch integer, generation integer, created_at timestamptz, workflow text, queue text,
+    version text, key text, takeovers smallint, input text, attributes text, trace_context text,
+    waited double precision, started_at timestamptz, age double precision, deadline_in double precision,
+    in_group boolean, cancel text)
+language sql volatile
+set search_path = pg_catalog
+as $$
+    select c.run_id, c.epoch, c.generation, c.created_at, c.workflow, c.queue, c.version, c.key, c.takeovers,
+           c.input, c.attributes, c.trace_context, c.waited, c.started_at, c.age, c.deadline_in, c.in_group,
+           c.cancel
+      from rowlock.claim_next(
+               p_worker, p_app, p_version, p_queues,
+               (select q.name from rowlock.queue as q where q.app = p_app order by random() limit 1),
+               p_want, p_listening) as c
+     where c.run_id is not null
+$$;
 
 -- history: what a run has recorded and what it waits for, for replay.
 create or replace function rowlock.history(p_runs uuid[], p_generations integer[])

@@ -46,6 +46,7 @@ set enable_seqscan = off set jit = off
 as $$
 declare
     v_serving record;
+    v_limited record;
     v_ahead   integer;
     v_names   text;
 begin
@@ -93,10 +94,19 @@ begin
         message := format('no code of app %s has shown a workflow named %s', p_task.app, p_task.workflow);
         hint := 'Is the name right? If its code is still to be deployed, the run waits for it.';
     else
+        select w.* into v_limited from rowlock.why_limited(p_task) as w;
+        if v_limited.cause is not null then
+            cause := v_limited.cause;
+            message := v_limited.message;
+            hint := v_limited.hint;
+            details := details || v_limited.details;
+            return;
+        end if;
         select count(*) into v_ahead
           from (select from rowlock.task as t
                  where t.app = p_task.app and t.queue = p_task.queue and t.state = 'ready'
                    and t.version in (p_task.version, '')
+                   and coalesce(t.partition, '') = coalesce(p_task.partition, '')
                    and (t.priority, t.due_at, t.run_id) < (p_task.priority, p_task.due_at, p_task.run_id)
                  limit 10000) as ahead;
         cause := 'queued';
@@ -115,6 +125,99 @@ begin
             'ahead', v_ahead, 'slots', v_serving.slots, 'busy', v_serving.busy, 'workers', v_serving.taking);
     end if;
 end $$;
+
+-- why_limited: of a run that some worker would take, but for a limit of its queue.
+create or replace function rowlock.why_limited(
+    p_task rowlock.task, out cause text, out message text, out hint text, out details jsonb)
+language plpgsql stable
+set search_path = pg_catalog
+set enable_seqscan = off set jit = off
+as $$
+declare
+    v_set  rowlock.queue;
+    v_all  boolean;
+    v_rate record;
+    v_part text := coalesce(p_task.partition, '');
+    v_at   timestamptz := clock_timestamp();
+begin
+    select q.* into v_set from rowlock.queue as q where q.app = p_task.app and q.name = p_task.queue;
+    if v_set.limited is not true then
+        return;
+    end if;
+    v_all := (select g.marked < v_set.revision from rowlock.queue_gate as g
+               where g.app = p_task.app and g.name = p_task.queue);
+    hint := format('It is claimed when fewer run; rowlock.set_limit(''%s'', …) raises the limit.', p_task.queue);
+    if rowlock.running(p_task.app, p_task.queue, null, v_set.concurrency, v_all) >= v_set.concurrency then
+        cause := 'concurrency_reached';
+        message := format('%s runs of queue %s hold a claim, and no more may', v_set.concurrency, p_task.queue);
+        details := jsonb_build_object('concurrency', v_set.concurrency,
+                                      'held_by', rowlock.holders(p_task.app, p_task.queue, null));
+    elsif rowlock.running(p_task.app, p_task.queue, v_part, v_set.partition_concurrency, v_all)
+          >= v_set.partition_concurrency then
+        cause := 'partition_concurrency_reached';
+        message := format('%s runs of partition %s of queue %s hold a claim, and no more may',
+                          v_set.partition_concurrency, coalesce(rowlock.shown(nullif(v_part, '')), 'none'),
+                          p_task.queue);
+        details := jsonb_build_object('partition', p_task.partition,
+                                      'partition_concurrency', v_set.partition_concurrency,
+                                      'held_by', rowlock.holders(p_task.app, p_task.queue, v_part));
+    elsif v_set.worker_concurrency <= all (
+            select (select count(*) from rowlock.task as t
+                     where t.worker_id = w.id and t.state = 'running' and t.queue || '' = p_task.queue)
+              from rowlock.worker as w
+             where w.app = p_task.app and w.lease_until > v_at and not w.draining
+               and (w.queues is null or p_task.queue = any (w.queues))) then
+        cause := 'worker_concurrency_reached';
+        message := format('each worker of queue %s runs %s, and may no more', p_task.queue,
+                          v_set.worker_concurrency);
+        hint := 'More workers would take it; ' || lower(left(hint, 1)) || substr(hint, 2);
+        details := jsonb_build_object('worker_concurrency', v_set.worker_concurrency,
+                                      'held_by', rowlock.holders(p_task.app, p_task.queue, null));
+    elsif p_task.started_at is null then
+        if v_set.rate is not null then
+            select r.fresh, r.free_in, '' as of, rowlock.rate_text(v_set.rate, v_set.rate_period, v_set.rate_smooth,
+                                                                   v_set.rate_burst) as rate
+              into v_rate
+              from rowlock.rate_room(p_task.app, p_task.queue, '', v_set.rate, v_set.rate_period,
+                                     v_set.rate_smooth, v_set.rate_burst, v_at) as r;
+            cause := case when v_rate.fresh = 0 then 'rate_reached' end;
+        end if;
+        if cause is null and v_set.partition_rate is not null then
+            select r.fresh, r.free_in, format('partition %s of ', coalesce(rowlock.shown(p_task.partition), 'none')) as of,
+                   rowlock.rate_text(v_set.partition_rate, v_set.partition_rate_period,
+                                     v_set.partition_rate_smooth, v_set.partition_rate_burst) as rate
+              into v_rate
+              from rowlock.rate_room(p_task.app, p_task.queue, ':' || v_part, v_set.partition_rate,
+                                     v_set.partition_rate_period, v_set.partition_rate_smooth,
+                                     v_set.partition_rate_burst, v_at) as r;
+            cause := case when v_rate.fresh = 0 then 'partition_rate_reached' end;
+        end if;
+        if cause is not null then
+            message := format('the rate of %squeue %s, %s, is used up until %s', v_rate.of, p_task.queue, v_rate.rate,
+                              rowlock.moment(v_at + v_rate.free_in * interval '1 second'));
+            hint := format('Nothing: one is free again then; rowlock.set_limit(''%s'', …) raises the rate.', p_task.queue);
+            details := jsonb_build_object('rate', v_rate.rate,
+                                          'free_at', v_at + v_rate.free_in * interval '1 second');
+        end if;
+    end if;
+    if cause is null then
+        hint := null;
+    end if;
+end $$;
+
+-- holders: some of the runs that hold a claim on a queue, or on one of its partitions.
+create or replace function rowlock.holders(p_app text, p_queue text, p_partition text) returns jsonb
+language sql stable
+set search_path = pg_catalog
+set enable_seqscan = off set jit = off
+as $$
+    select coalesce(jsonb_agg(x.run_id), '[]')
+      from (select t.run_id from rowlock.task as t
+             where t.state = 'running' and t.worker_id is not null and t.app || '' = p_app
+               and t.queue || '' = p_queue
+               and (p_partition is null or coalesce(t.partition, '') = p_partition)
+             order by t.claimed_at limit 10) as x
+$$;
 
 -- why_paused: of a run that could be claimed.
 create or replace function rowlock.why_paused(

@@ -149,11 +149,11 @@ workflow: which workflow, instead of a queue; default: none in particular.
 app: which app; default: the one there is, if there is one. With neither queue nor workflow it must be
     named.';
 
--- set_aside: clear the head of a queue of runs whose workflow is paused. False: there are more of them
+-- set_aside: clear the head of a queue (or of one of its partitions) of runs whose workflow is paused. False: there are more of them
 -- than one call may move; ask again. It holds the pause it acts for (KEY SHARE, which neither pause nor
 -- unpause has to wait for): lift_pauses, which takes back what was set aside, skips it meanwhile.
 create or replace function rowlock.set_aside(
-    p_app text, p_queue text, p_fits text[], p_workflows text[], p_want integer)
+    p_app text, p_queue text, p_partition text, p_fits text[], p_workflows text[], p_want integer)
 returns boolean
 language plpgsql volatile
 set search_path = pg_catalog
@@ -185,7 +185,8 @@ begin
                select r.run_id, r.workflow
                  from rowlock.task as r
                 where r.app = p_app and r.queue = p_queue and r.version = f.version and r.state = 'ready'
-                order by r.app, r.queue, r.version, r.priority, r.due_at, r.run_id
+                  and coalesce(r.partition, '') = p_partition
+                order by r.app, r.queue, r.version, coalesce(r.partition, ''), r.priority, r.due_at, r.run_id
                 limit v_depth) as c;
         if v_met = '{}' or cardinality(v_head) - cardinality(v_met) >= p_want then
             return true;

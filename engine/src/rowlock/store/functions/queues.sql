@@ -6,7 +6,13 @@ create or replace view rowlock.queues as
 select q.app, q.name as queue,
        coalesce(t.ready, 0) as ready, coalesce(t.scheduled, 0) as scheduled, coalesce(t.running, 0) as running,
        coalesce(t.waiting, 0) as waiting, coalesce(t.blocked, 0) as blocked,
-       t.oldest_ready_at, p.paused_at, p.paused_by, p.reason
+       t.oldest_ready_at, p.paused_at, p.paused_by, p.reason,
+       q.concurrency, q.worker_concurrency,
+       rowlock.rate_text(q.rate, q.rate_period, q.rate_smooth, q.rate_burst) as rate,
+       q.partitions, q.partition_concurrency,
+       rowlock.rate_text(q.partition_rate, q.partition_rate_period, q.partition_rate_smooth,
+                         q.partition_rate_burst) as partition_rate,
+       q.ageing, q.weight, q.set_at as limits_set_at, q.set_by as limits_set_by, q.declared
   from rowlock.queue as q
   left join (
         select x.app, x.queue,
@@ -35,3 +41,14 @@ comment on column rowlock.queues.paused_at is 'Since when nothing is claimed fro
 comment on column rowlock.queues.paused_by is 'The role that paused it.';
 comment on column rowlock.queues.reason is 'Why, as that role said.';
 comment on column rowlock.queues.oldest_ready_at is 'Since when the first of its ready runs has been due.';
+comment on column rowlock.queues.concurrency is 'How many of its runs may hold a claim at a time, over all workers; null: no limit.';
+comment on column rowlock.queues.worker_concurrency is 'How many in one worker process; null: no limit.';
+comment on column rowlock.queues.rate is 'How many may be claimed for the first time in any such period; null: no limit.';
+comment on column rowlock.queues.partitions is 'Whether its runs wait in partitions, which take turns.';
+comment on column rowlock.queues.partition_concurrency is 'How many of one partition may hold a claim at a time; null: no limit.';
+comment on column rowlock.queues.partition_rate is 'How many of one partition may be claimed for the first time in any such period; null: no limit.';
+comment on column rowlock.queues.ageing is 'By how much longer a run must have waited to go before one whose priority is better by one; null: it never does.';
+comment on column rowlock.queues.weight is 'How often a worker looks here first, in proportion to its other queues.';
+comment on column rowlock.queues.limits_set_at is 'When limits were set that are not as declared; null: they are as declared.';
+comment on column rowlock.queues.limits_set_by is 'The role that set them.';
+comment on column rowlock.queues.declared is 'What the code declares, as a JSON object; ageing in seconds.';

@@ -115,9 +115,9 @@ begin
      where x.run_id = p_end.run_id and x.received_generation = p_end.generation
        and m.run_id = x.run_id and m.id = x.id;
     insert into rowlock.task (run_id, due_at, started_at, epoch, generation, priority, state, app, queue,
-                              workflow, progress)
+                              partition, workflow, progress)
     select r.id, clock_timestamp(), p_end.started_at, p_end.epoch, v_next, r.priority, 'ready', r.app,
-           p_end.queue, r.workflow, 0
+           p_end.queue, r.partition, r.workflow, 0
       from rowlock.run as r
      where r.id = p_end.run_id;
     perform rowlock.note_audit(p_reason, p_end.app, p_end.run_id, null,

@@ -98,9 +98,10 @@ declare
     v_given_up uuid[];
 begin
     if not exists (select from rowlock.worker where lease_until <= clock_timestamp())
+       -- Hashed once, whatever the plan; as `not exists` it may probe for each run that runs.
        and not exists (select from rowlock.task as t
                         where t.state = 'running'
-                          and not exists (select from rowlock.worker as w where w.id = t.worker_id)) then
+                          and t.worker_id not in (select w.id from rowlock.worker as w)) then
         return 0;
     end if;
     perform rowlock.require_read_committed();

@@ -45,6 +45,7 @@ begin
     update rowlock.version as v
        set promoted_at = clock_timestamp()
      where v.app = v_app and v.name = promote.version;
+    perform rowlock.apply_declaration(v_app);
     perform rowlock.note_audit('promote', v_app, null, 'version ' || promote.version,
                                jsonb_build_object('current', v_before),
                                jsonb_build_object('current', promote.version));

@@ -22,6 +22,8 @@ begin
     insert into rowlock.worker (app, version, host, pid, slots, queues, lease_until)
     values (p_app, p_version, p_host, p_pid, p_slots, p_queues, clock_timestamp() + p_lease)
     returning id into v_id;
+    -- It may have become the current version.
+    perform rowlock.apply_declaration(p_app);
     return v_id;
 end $$;
 

@@ -1,0 +1,411 @@
+-- limits: how many runs a claim may take from a limited queue, and which.
+--
+-- A limit is a count of rows under a lock that nobody waits for. Only a claim turns a task `running`, and a
+-- claim that counts holds the queue's gate alone (FOR UPDATE SKIP LOCKED): everything that is counted here
+-- was committed before, or is this claim's own. Whatever lets go of a run meanwhile makes the count too high,
+-- never too low. The settings are read without a lock, in a later statement than the gate's: who changes them
+-- (set_limit.sql) stops nobody, however long his transaction stays open. The functions are VOLATILE, so each
+-- statement looks anew.
+--
+-- Counted are marked rows (task.limited), for which there is an index that others pay nothing for. When a
+-- queue becomes limited, its next claim marks what runs already; what it can't lock it counts one by one.
+--
+-- The plans that would turn bad are disabled by claim_next (claim.sql), whose settings hold for what it calls:
+-- they would cost each of these calls as well.
+
+-- running: how many runs of a queue, or of one of its partitions, hold a claim; no further than p_most.
+-- p_all: not all of them are marked.
+create or replace function rowlock.running(
+    p_app text, p_queue text, p_partition text, p_most integer, p_all boolean) returns integer
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+begin
+    if p_all then
+        return (select count(*) from rowlock.task as t
+                 where t.state = 'running' and t.worker_id is not null and t.app || '' = p_app
+                   and t.queue || '' = p_queue and (p_partition is null or coalesce(t.partition, '') = p_partition));
+    elsif p_partition is null then
+        return (select count(*)
+                  from (select from rowlock.task as t
+                         where t.app = p_app and t.queue = p_queue and t.state = 'running' and t.limited
+                         limit p_most) as x);
+    end if;
+    return (select count(*)
+              from (select from rowlock.task as t
+                     where t.app = p_app and t.queue = p_queue and coalesce(t.partition, '') = p_partition
+                       and t.state = 'running' and t.limited
+                     limit p_most) as x);
+end $$;
+
+-- mark_running: mark what runs since before the queue became limited. True: some could not be locked. Its
+-- caller holds the gate alone, so nothing more comes that is not marked.
+create or replace function rowlock.mark_running(p_app text, p_queue text, p_revision bigint) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+begin
+    update rowlock.task as t set limited = true
+     where t.run_id = any (array(
+             select r.run_id from rowlock.task as r
+              where r.state = 'running' and r.worker_id is not null and r.app || '' = p_app
+                and r.queue || '' = p_queue and not r.limited
+                for no key update skip locked));
+    perform 1 from rowlock.task as r
+      where r.state = 'running' and r.worker_id is not null and r.app || '' = p_app
+        and r.queue || '' = p_queue and not r.limited
+      limit 1;
+    if found then
+        return true;
+    end if;
+    update rowlock.queue_gate as g set marked = p_revision where g.app = p_app and g.name = p_queue;
+    return false;
+end $$;
+
+-- is_begun: whether a run that has begun waits in a queue, or in one of its partitions.
+create or replace function rowlock.is_begun(p_app text, p_queue text, p_partition text, p_fits text[])
+returns boolean
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+begin
+    if p_partition is null then
+        perform 1 from unnest(p_fits) as f (version)
+          cross join lateral (
+                select from rowlock.task as t
+                 where t.app = p_app and t.queue = p_queue and t.version = f.version
+                   and t.state = 'ready' and t.limited and t.started_at is not null limit 1) as x;
+    else
+        perform 1 from unnest(p_fits) as f (version)
+          cross join lateral (
+                select from rowlock.task as t
+                 where t.app = p_app and t.queue = p_queue and t.version = f.version
+                   and coalesce(t.partition, '') = p_partition
+                   and t.state = 'ready' and t.limited and t.started_at is not null limit 1) as x;
+    end if;
+    return found;
+end $$;
+
+-- room: how many runs may be claimed from a queue by this worker, and how many of them for the first time.
+-- again_in: when the rate gives the next, if nothing else is in the way.
+create or replace function rowlock.room(
+    p_set rowlock.queue, p_fits text[], p_worker bigint, p_want integer, p_at timestamptz, p_all boolean,
+    out room integer, out fresh integer, out again_in double precision)
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+begin
+    room := p_want;
+    if p_set.concurrency is not null then
+        room := least(room, p_set.concurrency
+                            - rowlock.running(p_set.app, p_set.name, null, p_set.concurrency, p_all));
+    end if;
+    if p_set.worker_concurrency is not null and room > 0 then
+        room := least(room, p_set.worker_concurrency - (
+            select count(*) from rowlock.task as t
+             where t.worker_id = p_worker and t.state = 'running' and t.queue || '' = p_set.name)::integer);
+    end if;
+    fresh := room;
+    if p_set.rate is not null and room > 0 then
+        select least(room, r.fresh), r.free_in into fresh, again_in
+          from rowlock.rate_room(p_set.app, p_set.name, '', p_set.rate, p_set.rate_period, p_set.rate_smooth,
+                                 p_set.rate_burst, p_at) as r;
+        if fresh = 0 and not rowlock.is_begun(p_set.app, p_set.name, null, p_fits) then
+            room := 0;
+        end if;
+    end if;
+end $$;
+
+-- room: the same as a guess, without the gate: who finds none takes it from nobody.
+create or replace function rowlock.room(
+    p_app text, p_queue text, p_fits text[], p_worker bigint, p_want integer,
+    out room integer, out again_in double precision)
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+declare
+    v_at   timestamptz := clock_timestamp();
+    v_set  rowlock.queue;
+    v_room record;
+    v_open record;
+begin
+    select q.* into v_set from rowlock.queue as q where q.app = p_app and q.name = p_queue;
+    v_room := rowlock.room(v_set, p_fits, p_worker, p_want, v_at, false);
+    room := v_room.room;
+    again_in := v_room.again_in;
+    if room > 0 and num_nonnulls(v_set.partition_concurrency, v_set.partition_rate) > 0 then
+        v_open := rowlock.open_partitions(
+            v_set, p_fits, (select g.cursor from rowlock.queue_gate as g where g.app = p_app and g.name = p_queue),
+            1, v_at, v_room.fresh = 0, false);
+        -- Where one look does not reach all of them, somebody has to move the cursor.
+        if v_open.names = '{}' and not v_open.goes_on then
+            room := 0;
+            again_in := least(again_in, v_open.again_in);
+        end if;
+    end if;
+end $$;
+
+-- open_partitions: partitions with work and room, at most as many as are wanted, from behind p_from on and
+-- once around; those in none are one more. Each costs a probe or two, however deep it is. goes_on: there are
+-- more than one look may visit.
+create or replace function rowlock.open_partitions(
+    p_set rowlock.queue, p_fits text[], p_from text, p_want integer, p_at timestamptz, p_begun boolean,
+    p_all boolean, out names text[], out rooms integer[], out freshes integer[], out last text,
+    out goes_on boolean, out again_in double precision)
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+declare
+    most_hops constant integer := 500;
+    v_next    text;
+    v_round   boolean := false;
+    v_room    integer;
+    v_fresh   integer;
+    v_free_in double precision;
+begin
+    names := '{}'; rooms := '{}'; freshes := '{}'; last := p_from; goes_on := true;
+    for v_hop in 1 .. most_hops loop
+        if p_begun then
+            v_next := (select min(x.name) from unnest(p_fits) as f (version)
+                        cross join lateral (
+                              select coalesce(t.partition, '') as name from rowlock.task as t
+                               where t.app = p_set.app and t.queue = p_set.name and t.version = f.version
+                                 and coalesce(t.partition, '') > last
+                                 and t.state = 'ready' and t.limited and t.started_at is not null
+                               order by t.app, t.queue, t.version, coalesce(t.partition, '') limit 1) as x);
+        else
+            v_next := (select min(x.name) from unnest(p_fits) as f (version)
+                        cross join lateral (
+                              select coalesce(t.partition, '') as name from rowlock.task as t
+                               where t.app = p_set.app and t.queue = p_set.name and t.version = f.version
+                                 and coalesce(t.partition, '') > last and t.state = 'ready'
+                               order by t.app, t.queue, t.version, coalesce(t.partition, '') limit 1) as x);
+        end if;
+        if v_next is null or (v_round and v_next > p_from) then
+            goes_on := not v_round;
+            exit when v_round;
+            v_round := true;
+            v_next := '';
+        end if;
+        last := v_next;
+        v_room := p_want;
+        if p_set.partition_concurrency is not null then
+            v_room := least(v_room, p_set.partition_concurrency - rowlock.running(
+                p_set.app, p_set.name, last, p_set.partition_concurrency, p_all));
+        end if;
+        v_fresh := v_room;
+        if p_set.partition_rate is not null and v_room > 0 then
+            select least(v_room, r.fresh), r.free_in into v_fresh, v_free_in
+              from rowlock.rate_room(p_set.app, p_set.name, ':' || last, p_set.partition_rate,
+                                     p_set.partition_rate_period, p_set.partition_rate_smooth,
+                                     p_set.partition_rate_burst, p_at) as r;
+            if v_fresh = 0 and not rowlock.is_begun(p_set.app, p_set.name, last, p_fits) then
+                v_room := 0;
+                again_in := least(again_in, v_free_in);
+            end if;
+        end if;
+        if v_room > 0 and last = '' then
+            -- Reached without a look whether there are any.
+            perform 1 from unnest(p_fits) as f (version)
+              cross join lateral (
+                    select from rowlock.task as t
+                     where t.app = p_set.app and t.queue = p_set.name and t.version = f.version
+                       and coalesce(t.partition, '') = '' and t.state = 'ready' limit 1) as x;
+            if not found then
+                v_room := 0;
+            end if;
+        end if;
+        if v_room > 0 then
+            names := names || last; rooms := rooms || v_room; freshes := freshes || v_fresh;
+        end if;
+        if v_round and last >= p_from then
+            goes_on := false;
+            exit;
+        end if;
+        exit when cardinality(names) >= p_want;
+    end loop;
+end $$;
+
+-- pick: lock the first runs of a partition, of each version that fits, in order of priority and time; with
+-- ageing, a run of priority 10 is behind one of priority 0 as if it were ten times as much younger. At most
+-- p_fresh from all that are ready, which may be first claims; the rest from those that have begun.
+create or replace function rowlock.pick(
+    p_app text, p_queue text, p_partition text, p_fits text[], p_paused text[], p_ageing interval,
+    p_want integer, p_fresh integer, p_but uuid[], out ids uuid[], out fresh integer)
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+begin
+    ids := '{}';
+    fresh := 0;
+    if p_fresh > 0 and p_ageing is null then
+        with chosen as (
+            select c.run_id, c.started_at
+              from unnest(p_fits) as f (version)
+             cross join lateral (
+                   select r.run_id, r.priority, r.due_at, r.started_at
+                     from rowlock.task as r
+                    where r.app = p_app and r.queue = p_queue and r.version = f.version
+                      and coalesce(r.partition, '') = p_partition
+                      and r.state = 'ready' and not r.workflow = any (p_paused) and not r.run_id = any (p_but)
+                    order by r.app, r.queue, r.version, coalesce(r.partition, ''), r.priority, r.due_at, r.run_id
+                    limit p_fresh
+                      for no key update skip locked) as c
+             order by c.priority, c.due_at, c.run_id
+             limit p_fresh)
+        select coalesce(array_agg(c.run_id), '{}'), count(*) filter (where c.started_at is null)
+          into ids, fresh
+          from chosen as c;
+    elsif p_fresh > 0 then
+        -- The heads of each priority that is there: at most 101.
+        with chosen as (
+            select c.run_id, c.started_at
+              from unnest(p_fits) as f (version)
+             cross join lateral (
+                   with recursive walk as (
+                       (select t.priority from rowlock.task as t
+                         where t.app = p_app and t.queue = p_queue and t.version = f.version
+                           and coalesce(t.partition, '') = p_partition and t.state = 'ready'
+                         order by t.app, t.queue, t.version, coalesce(t.partition, ''), t.priority limit 1)
+                       union all
+                       select (select t.priority from rowlock.task as t
+                                where t.app = p_app and t.queue = p_queue and t.version = f.version
+                                  and coalesce(t.partition, '') = p_partition and t.state = 'ready'
+                                  and t.priority > walk.priority
+                                order by t.app, t.queue, t.version, coalesce(t.partition, ''), t.priority limit 1)
+                         from walk where walk.priority is not null)
+                   select walk.priority from walk where walk.priority is not null) as p
+             cross join lateral (
+                   select r.run_id, r.due_at, r.started_at
+                     from rowlock.task as r
+                    where r.app = p_app and r.queue = p_queue and r.version = f.version
+                      and coalesce(r.partition, '') = p_partition and r.priority = p.priority
+                      and r.state = 'ready' and not r.workflow = any (p_paused) and not r.run_id = any (p_but)
+                    order by r.app, r.queue, r.version, coalesce(r.partition, ''), r.priority, r.due_at, r.run_id
+                    limit p_fresh
+                      for no key update skip locked) as c
+             order by c.due_at + p.priority * p_ageing, c.run_id
+             limit p_fresh)
+        select coalesce(array_agg(c.run_id), '{}'), count(*) filter (where c.started_at is null)
+          into ids, fresh
+          from chosen as c;
+    end if;
+    if p_want > p_fresh and cardinality(ids) = p_fresh then
+        ids := ids || array(
+            select c.run_id
+              from unnest(p_fits) as f (version)
+             cross join lateral (
+                   select r.run_id, r.priority, r.due_at
+                     from rowlock.task as r
+                    where r.app = p_app and r.queue = p_queue and r.version = f.version
+                      and coalesce(r.partition, '') = p_partition
+                      and r.state = 'ready' and r.limited and r.started_at is not null
+                      and not r.workflow = any (p_paused) and not r.run_id = any (p_but || ids)
+                    order by r.app, r.queue, r.version, coalesce(r.partition, ''), r.priority, r.due_at, r.run_id
+                    limit p_want - p_fresh
+                      for no key update skip locked) as c
+             order by c.priority, c.due_at, c.run_id
+             limit p_want - p_fresh);
+    end if;
+end $$;
+
+-- pick_limited: what a claim that holds the gate alone takes. at: the time of those claimed for the first time.
+create or replace function rowlock.pick_limited(
+    p_app text, p_queue text, p_parted boolean, p_gate rowlock.queue_gate, p_fits text[], p_worker bigint,
+    p_paused text[], p_want integer, out ids uuid[], out at timestamptz, out again_in double precision)
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+declare
+    v_set    rowlock.queue;
+    v_all    boolean := false;
+    v_room   record;
+    v_open   record;
+    v_each   integer;
+    v_more   integer[];
+    v_n      integer;
+    v_pick   record;
+    v_left   integer;
+    v_fresh  integer;
+    v_used   integer[];
+    v_cursor text;
+    v_rated  boolean;
+begin
+    ids := '{}';
+    select q.* into v_set from rowlock.queue as q where q.app = p_app and q.name = p_queue;
+    if p_gate.marked < v_set.revision then
+        v_all := rowlock.mark_running(p_app, p_queue, v_set.revision);
+    end if;
+    v_rated := num_nonnulls(v_set.rate, v_set.partition_rate) > 0;
+    at := clock_timestamp();
+    if v_rated then
+        at := greatest(at, (select u.at from rowlock.rate_use as u
+                             where u.app = p_app and u.queue = p_queue and u.share = ''
+                             order by u.app desc, u.queue desc, u.share desc, u.at desc limit 1));
+    end if;
+    v_room := rowlock.room(v_set, p_fits, p_worker, p_want, at, v_all);
+    again_in := v_room.again_in;
+    if v_room.room <= 0 then
+        return;
+    end if;
+    v_left := v_room.room;
+    v_fresh := v_room.fresh;
+    if not p_parted and num_nonnulls(v_set.partition_concurrency, v_set.partition_rate) = 0 then
+        v_pick := rowlock.pick(p_app, p_queue, '', p_fits, p_paused, v_set.ageing, v_left, v_fresh, '{}');
+        ids := v_pick.ids;
+        if v_rated and v_pick.fresh > 0 then
+            perform rowlock.use_rate(p_app, p_queue, '', v_set.rate, v_set.rate_period, at, v_pick.fresh);
+        end if;
+        return;
+    end if;
+    v_open := rowlock.open_partitions(v_set, p_fits, p_gate.cursor, v_left, at, v_fresh = 0, v_all);
+    again_in := least(again_in, v_open.again_in);
+    v_cursor := v_open.last;
+    v_more := array(select n from generate_subscripts(v_open.names, 1) as n);
+    v_used := array_fill(0, array[cardinality(v_more)]);
+    -- To each the same; what some could not use goes round again, so a tenant who is alone gets it all.
+    while v_left > 0 and v_more <> '{}' loop
+        v_each := greatest(1, v_left / cardinality(v_more));
+        foreach v_n in array v_more loop
+            exit when v_left <= 0;
+            if p_paused <> '{}' and not rowlock.set_aside(
+                   p_app, p_queue, v_open.names[v_n], p_fits, p_paused, v_each) then
+                again_in := 0;
+                v_more := array_remove(v_more, v_n);
+                continue;
+            end if;
+            v_pick := rowlock.pick(p_app, p_queue, v_open.names[v_n], p_fits, p_paused, v_set.ageing,
+                                   least(v_each, v_left, v_open.rooms[v_n]),
+                                   least(v_each, v_left, v_open.rooms[v_n], v_open.freshes[v_n], v_fresh), ids);
+            if v_pick.ids <> '{}' then
+                v_cursor := v_open.names[v_n];
+                ids := ids || v_pick.ids;
+                v_left := v_left - cardinality(v_pick.ids);
+                v_open.rooms[v_n] := v_open.rooms[v_n] - cardinality(v_pick.ids);
+                if v_rated then
+                    v_fresh := v_fresh - v_pick.fresh;
+                    v_open.freshes[v_n] := v_open.freshes[v_n] - v_pick.fresh;
+                    v_used[v_n] := v_used[v_n] + v_pick.fresh;
+                end if;
+            end if;
+            if v_pick.ids = '{}' or v_open.rooms[v_n] <= 0 then
+                v_more := array_remove(v_more, v_n);
+            end if;
+        end loop;
+    end loop;
+    if v_cursor <> p_gate.cursor then
+        update rowlock.queue_gate as g set cursor = v_cursor where g.app = p_app and g.name = p_queue;
+    end if;
+    if v_rated and v_room.fresh > v_fresh then
+        -- Also where only partitions have one: what is noted first for a queue is its last time.
+        perform rowlock.use_rate(p_app, p_queue, '', v_set.rate,
+                                 coalesce(v_set.rate_period, v_set.partition_rate_period), at,
+                                 v_room.fresh - v_fresh);
+        if v_set.partition_rate is not null then
+            perform rowlock.use_rate(p_app, p_queue, ':' || v_open.names[u.nth], v_set.partition_rate,
+                                     v_set.partition_rate_period, at, u.n)
+               from unnest(v_used) with ordinality as u (n, nth)
+              where u.n > 0;
+        end if;
+    end if;
+end $$;
