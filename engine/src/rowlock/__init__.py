@@ -20,6 +20,7 @@ from rowlock.errors import RowlockError
 from rowlock.model.retry import Retry
 from rowlock.model.secret import Secret
 from rowlock.settings import Settings
+from rowlock.starting import Debounce, Dedup
 from rowlock.worker import BlockingWorker, Worker
 from rowlock.workflow import Call, Child, WorkflowCall
 
@@ -31,6 +32,8 @@ __all__ = [
     "Call",
     "Child",
     "Client",
+    "Debounce",
+    "Dedup",
     "Queue",
     "Retry",
     "RowlockError",
