@@ -81,7 +81,7 @@ async def start(
     async def start(text: str, **options: Unpack[StartOptions]) -> UUID:
         return await way(text, options)
 
-    return start  # type: ignore[return-value]
+    return start
 
 
 async def test_partition_and_the_time_to_begin_by(start: Any, database: str) -> None:

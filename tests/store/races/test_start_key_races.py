@@ -160,6 +160,23 @@ def test_the_key_of_an_ended_run_is_taken_by_one_of_two(
     assert (first in unfinished(world)) == kept
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_two_who_found_the_key_free_look_again(world: World, policy: OnDuplicate) -> None:
+    """Both have seen that its run has ended, and are stopped before they take it."""
+    old = dedup(world.anybody)
+    ended(world, world.worker(), old)
+    stranger, one, two = (world.session(name) for name in ("stranger", "one", "two"))
+    stranger.begin().run("select from rowlock.start_key for update")
+    first = one.go(lambda: refused(lambda: dedup(one, policy)))
+    second = two.go(lambda: refused(lambda: dedup(two, policy)))
+    assert first.waits()
+    assert second.waits()
+    stranger.rollback()
+    refusals = {first.result(), second.result()}
+    assert refusals == ({None, "RLS06"} if policy == "reject" else {None})
+    assert len(unfinished(world)) == 1
+
+
 @pytest.mark.parametrize("fate", FATES)
 def test_two_who_replace_a_run_leave_one(world: World, fate: str) -> None:
     old = dedup(world.anybody)
