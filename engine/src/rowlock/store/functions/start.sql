@@ -435,26 +435,27 @@ declare
     v_rare     boolean := num_nonnulls(start.partition, start.start_before, start.dedup, start.on_duplicate,
                                        start.debounce, start.quiet, start.most) > 0;
     v_rest     jsonb;
+    v_bad      boolean := false;
 begin
     if v_rare then
+        -- By itself: an expression with these subqueries costs every start, though it is false.
         v_rest := jsonb_build_object(
             'key', start.key, 'delay', start.delay, 'start_at', start.start_at, 'partition', start.partition,
             'start_before', start.start_before, 'dedup', start.dedup, 'on_duplicate', start.on_duplicate,
             'debounce', start.debounce, 'quiet', start.quiet, 'most', start.most);
+        v_bad := rowlock.start_fault(v_rest, v_due_at) is not null
+                 or (start.partition is not null
+                     and rowlock.partition_in(v_app, rowlock.queue_for(v_app, start.workflow, start.queue),
+                                              start.partition) is null);
     end if;
     -- What start_many would refuse it refuses, in the same words: nothing is written for a bad one.
-    if coalesce(start.workflow, '') = '' or length(start.workflow) > 200
+    if v_bad or coalesce(start.workflow, '') = '' or length(start.workflow) > 200
        or jsonb_typeof(v_input) <> 'object' or start.key = '' or octet_length(start.key) > 1000
        or jsonb_typeof(start.attributes) <> 'object' or jsonb_typeof(start.trace_context) <> 'object'
        or start.priority not between 0 and 100 or start.deadline <= interval '0'
        or (start.delay is not null and start.start_at is not null)
        or (start.queue is not null and not exists (
-             select from rowlock.queue as q where q.app = v_app and q.name = start.queue))
-       or (v_rare and (rowlock.start_fault(v_rest, v_due_at) is not null
-                       or (start.partition is not null
-                           and rowlock.partition_in(
-                                   v_app, rowlock.queue_for(v_app, start.workflow, start.queue),
-                                   start.partition) is null))) then
+             select from rowlock.queue as q where q.app = v_app and q.name = start.queue)) then
         return (select * from rowlock.start_many(
             jsonb_build_array(coalesce(v_rest, '{}') || jsonb_build_object(
                 'workflow', start.workflow, 'input', start.input, 'key', start.key, 'queue', start.queue,
