@@ -62,6 +62,7 @@ REFUSALS = {
     "RLI01": "the transaction is not READ COMMITTED, which this needs",
     "RLS04": "the version is retired, is the current one, or has work left",
     "RLS05": "something needs the run",
+    "RLS06": "an unfinished run has that dedup key",
     "RLV01": "a JSON value of the wrong shape",
     "RLV02": "a value out of its bounds",
 }

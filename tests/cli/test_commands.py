@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from datetime import datetime
 from pathlib import Path
@@ -66,6 +67,36 @@ def test_waiting_ends_with_its_timeout_and_the_run_goes_on(shop: str) -> None:
     done = rowlock("start", "sums", *wait, "--json", database=shop)
     assert done.returncode == 124
     assert json.loads(done.stdout)["status"] == "ready"
+
+
+def test_a_start_has_a_partition_and_a_time_to_begin_by(shop: str) -> None:
+    query(shop, "update rowlock.queue set partitions = true returning name")
+    run_id = start(shop, "sums", "--partition", "acme", "--start-before", "2090-01-02T03:04Z")
+    facts = rowlock_json("show", run_id, database=shop)
+    assert (facts["partition"], facts["start_before"][:16]) == ("acme", "2090-01-02T03:04")
+    shown = rowlock("show", run_id, database=shop).stdout
+    assert re.search(r"partition +acme", shown)
+    refused = rowlock("start", "sums", "--start-before", "2020-01-01T00:00Z", database=shop)
+    assert refused.returncode != 0
+    assert "start_before that comes before it may begin" in refused.stderr
+
+
+def test_a_key_while_a_run_is_unfinished_or_not_due(shop: str) -> None:
+    first = start(shop, "sums", "--dedup", "k")
+    assert start(shop, "sums", "--dedup", "k") == first
+    reject = rowlock("start", "sums", "--dedup", "k", "--on-duplicate", "reject", database=shop)
+    assert reject.returncode != 0
+    assert f"run {first} of sums has the dedup key k" in reject.stderr
+    second = start(shop, "sums", "--dedup", "k", "--on-duplicate", "replace")
+    assert (status_of(shop, first), status_of(shop, second)) == ("cancelled", "ready")
+
+    put_off = ("--debounce", "k", "--quiet", "1h", "--most", "1d")
+    third = start(shop, "sums", "--arg", "a=1", *put_off)
+    assert start(shop, "sums", "--arg", "a=2", *put_off) == third
+    facts = rowlock_json("show", third, database=shop)
+    assert (facts["status"], facts["input"], facts["debounce"]) == ("scheduled", {"a": 2}, "k")
+    for alone in (["--on-duplicate", "reject"], ["--quiet", "1h"], ["--debounce", "k"]):
+        assert rowlock("start", "sums", *alone, database=shop).returncode == 2
 
 
 def test_the_input_comes_from_the_line_a_file_or_stdin(shop: str, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from runtime.bench import Open, Way
 
 app = App("children")
 urgent = app.queue("urgent")
+tenants = app.queue("tenants")
 log: list[str] = []
 
 
@@ -73,6 +74,30 @@ async def with_options(key: str | None) -> None:
 async def without_options(key: str | None) -> None:
     await (await app.start_child(square(1), key=key)).result()
     await in_its_queue()
+
+
+@app.workflow(queue=tenants)
+async def of_a_tenant(n: int) -> int:
+    return n
+
+
+@app.workflow(queue=tenants)
+async def for_tenants(key: str | None) -> list[int]:
+    own, other = key and f"{key} own", key and f"{key} other"
+    mine = await app.start_child(of_a_tenant(1), key=own)
+    theirs = await app.start_child(of_a_tenant(2), key=other, partition="bolt")
+    outside = await square(1)
+    together = await app.map([of_a_tenant(3), of_a_tenant(4)], partition="cup")
+    return [await mine.result(), await theirs.result(), outside, *together]
+
+
+@app.workflow
+async def for_no_tenant(key: str | None) -> str:
+    try:
+        await app.start_child(square(1), key=key, partition="acme")
+    except RowlockError as error:
+        return str(error)
+    return "nothing was refused"
 
 
 @app.workflow
@@ -174,6 +199,31 @@ async def test_options_of_the_child_are_its_own_or_its_parents(
         assert (child.queue, child.priority) == ("default", 30)
         [other] = await work.client.runs(workflow="in_its_queue")
         assert other.queue == "urgent"
+
+
+@pytest.mark.parametrize("key", [None, "k"], ids=["without key", "with key"])
+async def test_a_child_is_of_its_parents_partition_or_of_its_own(
+    bench: Open, key: str | None
+) -> None:
+    async with bench(app) as work:
+        work.sql("update rowlock.queue set partitions = true where name = 'tenants'")
+        run = await work.start(for_tenants(key), partition="acme")
+        assert await run.result(20) == [1, 2, 1, 3, 4]
+        children = await work.client.runs(workflow="of_a_tenant")
+        assert [one.partition for one in reversed(children)] == ["acme", "bolt", "cup", "cup"]
+        [outside] = await work.client.runs(workflow="square")
+        assert outside.partition is None
+
+
+@pytest.mark.parametrize("key", [None, "k"], ids=["without key", "with key"])
+async def test_a_partition_that_the_childs_queue_does_not_have_is_an_error_of_the_call(
+    bench: Open, key: str | None
+) -> None:
+    async with bench(app, noise=("refused an entry",)) as work:
+        told = await work.result(for_no_tenant(key))
+        assert (
+            "the run has a partition, but queue default of app children has no partitions" in told
+        )
 
 
 async def test_fifty_children_at_once(bench: Open) -> None:

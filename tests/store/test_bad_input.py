@@ -92,13 +92,20 @@ CALLS: dict[str, dict[str, Any]] = {
     "list_runs": {"app": "shop", "status": "dead", "workflow": "fulfil", "queue": "default"}
     | {"version": "v1", "key": "k"},
 }
-ONE_OF_TWO = {("pause", "workflow"), ("unpause", "workflow")}
-"""Instead of the queue."""
+GOES_WITH: dict[tuple[str, str], dict[str, Any]] = {
+    # what else the call needs then; None: what it must not have
+    ("pause", "workflow"): {"queue": None},
+    ("unpause", "workflow"): {"queue": None},
+    ("start", "dedup"): {"key": None},
+    ("start", "on_duplicate"): {"key": None, "dedup": "k"},
+    ("start", "debounce"): {"key": None, "quiet": "1 hour"},
+}
 
 
 @pytest.fixture
 def things(world: World) -> Things:
     worker, admin = world.worker(), world.anybody
+    admin.run("update rowlock.queue set partitions = true")
     admin.run("insert into rowlock.version (app, name) values ('shop', 'v0'), ('shop', 'v1')")
     running, failed, succeeded, blocked = world.claimed_by(worker, 4)
     worker.write(step(failed, "1"), finish(failed, "failed"), step(succeeded, "1"))
@@ -183,9 +190,8 @@ def test_no_text_is_executed_wherever_it_is_given(world: World, things: Things) 
     )
     unhelpful = []
     for function, name, text in attacks(world):
-        given = CALLS[function] | {name: text}
-        if (function, name) in ONE_OF_TWO:
-            del given["queue"]
+        given = CALLS[function] | GOES_WITH.get((function, name), {}) | {name: text}
+        given = {one: value for one, value in given.items() if value is not None}
         world.anybody.begin()
         try:
             world.anybody.connection.execute(call(function, given, known[function], things))
@@ -270,7 +276,15 @@ WRONG_JSON: dict[str, list[tuple[str, str]]] = {
             '[{"workflow": "fulfil"}, {"workflow": ""}]',
         )
     ],
-    "start": [("input", "[]"), ("input", "7"), ("attributes", "[]"), ("trace_context", "7")],
+    "start": [
+        ("input", "[]"),
+        ("input", "7"),
+        ("attributes", "[]"),
+        ("trace_context", "7"),
+        ("dedup", "with a key"),
+        ("quiet", "1 hour"),
+        ("start_before", "2020-01-01"),
+    ],
     "rewind": [("input", "[]"), ("input", '"x"')],
     "fork": [
         ("input", "[]"),

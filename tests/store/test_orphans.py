@@ -103,6 +103,7 @@ def rich(world: World) -> UUID:
         trace_context=None,
         detached=None,
         deadline=None,
+        partition=None,
         parent=other.run_id,
         generation=1,
         place="1",
@@ -113,6 +114,14 @@ def rich(world: World) -> UUID:
     admin.run(
         "insert into rowlock.cancel_request (run_id, requested_at, generation, grace_s, force)"
         " values (%s, now(), 1, 30, false)",
+        run_id,
+    )
+    # No start gives a key and a dedup key to one run.
+    admin.run("update rowlock.run set dedup = 'k' where id = %s", run_id)
+    admin.run(
+        "insert into rowlock.start_key (app, workflow, kind, key, run_id)"
+        " values (%s, 'fulfil', 'dedup', 'k', %s)",
+        APP,
         run_id,
     )
     return run_id
@@ -127,7 +136,8 @@ def test_every_table_is_decided(world: World) -> None:
 def test_nothing_is_left_of_a_run_that_is_removed(world: World, how: str) -> None:
     run_id = rich(world)
     before = naming(world, run_id) - STAYS
-    assert {"run", "run_key", "step", "adoption", "arrival", "cancel_request"} <= before
+    assert {"run", "run_key", "start_key", "step", "adoption", "arrival"} <= before
+    assert "cancel_request" in before
     if how == "delete":
         world.anybody.run("select rowlock.delete(run_id) from rowlock.runs order by run_id")
     else:

@@ -14,7 +14,9 @@ from uuid import UUID
 import pytest
 
 import postgres
+from rowlock import Debounce, Dedup
 from rowlock.embedded import Server
+from rowlock.starting import OnDuplicate, start_parameters
 from rowlock.store.connection import Statement
 from rowlock.store.entries import Entry, parameters
 from rowlock.store.reports import (
@@ -89,6 +91,7 @@ LEDGERS = (
     "wait",
     "wake",
     "run_key",
+    "start_key",
     "generation",
     "message",
     "event",
@@ -100,13 +103,13 @@ FEW = 32
 """Buffers that a deeper index may cost on top: a level more here and there."""
 
 LOAD = """
-insert into rowlock.run (id, created_at, priority, app, workflow, queue, input, parent_id)
+insert into rowlock.run (id, created_at, priority, app, workflow, queue, input, parent_id, dedup)
 select uuidv7(), clock_timestamp(), 50, 'shop', 'fulfil', 'default', '{"order": 7}',
-       case when n % 10 = 0 then gen_random_uuid() end
+       case when n % 10 = 0 then gen_random_uuid() end, case when n % 10 = 1 then n::text end
   from generate_series(1, 4 * %(n)s) as n;
-insert into rowlock.task (run_id, due_at, priority, state, app, queue, workflow)
+insert into rowlock.task (run_id, due_at, priority, state, app, queue, workflow, start_before)
 select id, clock_timestamp() + interval '1 day' * (state <> 'ready')::int, 50, state,
-       'shop', 'default', 'fulfil'
+       'shop', 'default', 'fulfil', clock_timestamp() + interval '2 days'
   from (select id, case when nth <= 2 * %(n)s then 'ready'
                         when nth <= 3 * %(n)s then 'waiting' else 'scheduled' end as state
           from (select id, row_number() over (order by id) as nth from rowlock.run) as numbered
@@ -129,6 +132,11 @@ insert into rowlock.cancel_request (run_id, requested_at, generation, grace_s, f
 select run_id, clock_timestamp(), 1, 30, false, clock_timestamp() + interval '1 hour'
   from rowlock.task where state = 'scheduled';
 insert into rowlock.run_key (run_id, app, key) select id, 'shop', id::text from rowlock.run;
+insert into rowlock.start_key (run_id, app, workflow, kind, key)
+select id, 'shop', 'fulfil', 'dedup', dedup from rowlock.run where dedup is not null;
+insert into rowlock.start_key (run_id, app, workflow, kind, key)
+select run_id, 'shop', 'fulfil', 'debounce', run_id::text
+  from rowlock.task where state = 'scheduled';
 """
 
 BUSY = """
@@ -150,6 +158,7 @@ class Backlog:
 
     def __init__(self, world: World, depth: int) -> None:
         self.world = world
+        self.depth = depth
         admin = world.anybody
         admin.run("analyze")
         for table in LEDGERS:
@@ -170,6 +179,9 @@ class Backlog:
             row[0]
             for row in admin.run("select run_id from rowlock.task where state = 'waiting' limit 9")
         ]
+        self.put_off = str(
+            admin.ask("select run_id from rowlock.task where state = 'scheduled' limit 1")
+        )
         self.busy = self.mine[99]
         """A run with as many messages and entries of streams as there are runs."""
         for statement in BUSY.split(";\n"):
@@ -245,20 +257,26 @@ def tend_with_nothing_to_do(backlog: Backlog) -> tuple[Statement[Any], dict[str,
     return TEND, {"limit": 1000, "max_takeovers": 3}
 
 
+def _start(**options: Any) -> tuple[Statement[Any], dict[str, Any]]:
+    return START, start_parameters("fulfil", "{}", app=APP, **options)
+
+
 def start(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
-    return START, {
-        "workflow": "fulfil",
-        "input": "{}",
-        "key": "order-7",
-        "queue": None,
-        "app": APP,
-        "priority": None,
-        "delay": None,
-        "start_at": None,
-        "deadline": None,
-        "attributes": None,
-        "trace_context": None,
-    }
+    return _start(key="order-7")
+
+
+def start_with_a_dedup_key(policy: OnDuplicate) -> Call:
+    """Which a run has: the first of all, which has ended, or the last, which is scheduled."""
+
+    def call(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
+        key = "1" if policy == "existing" else str(4 * backlog.depth - 9)
+        return _start(dedup=Dedup(key, policy))
+
+    return call
+
+
+def start_debounced(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
+    return _start(debounce=Debounce(backlog.put_off, 60, 3600))
 
 
 def start_many(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
@@ -506,6 +524,9 @@ CALLS: dict[str, Call] = {
     "missing": missing,
     "tend": tend_with_nothing_to_do,
     "start": start,
+    "start with a dedup key that is free": start_with_a_dedup_key("existing"),
+    "start that replaces a run": start_with_a_dedup_key("replace"),
+    "start that puts a run off": start_debounced,
     "start_many": start_many,
     "a run": look_at_a_run,
     "steps of a run": look_at_steps,
@@ -629,6 +650,9 @@ DISTURB = {
     " (run_id, requested_at, generation, grace_s, force)"
     " select run_id, clock_timestamp(), 1, 30, false from rowlock.task"
     " where state = 'ready' limit 50",
+    "runs that are too late to begin": "update rowlock.task"
+    " set start_before = clock_timestamp() - interval '1 second'"
+    " where run_id = any (array(select run_id from rowlock.task where state = 'ready' limit 50))",
     "a dead worker": "update rowlock.worker"
     " set lease_until = clock_timestamp() - interval '1 hour'",
 }
@@ -656,6 +680,10 @@ def _cost_after(backlog: Backlog, disturbance: str, tend: Statement[Any]) -> Cos
         admin.run("delete from rowlock.wake")
         admin.run("delete from rowlock.cancel_request where look_at < clock_timestamp()")
         admin.run("update rowlock.worker set lease_until = clock_timestamp() + interval '1 hour'")
+        admin.run(
+            "update rowlock.task set start_before = clock_timestamp() + interval '2 days'"
+            " where start_before < clock_timestamp()"
+        )
         admin.run(
             "update rowlock.task set due_at = clock_timestamp() + interval '1 day'"
             " where state = 'waiting' and due_at < clock_timestamp()"

@@ -383,6 +383,22 @@ def test_a_start_cannot_hang_a_run_below_anothers(home: Estate) -> None:
     assert caught.value.sqlstate == "RLV01"
 
 
+def test_a_client_may_use_every_option_of_a_start_in_its_app(home: Estate) -> None:
+    """Also those that cancel a run, or change what it was asked."""
+    with home.as_("shop_client") as connection:
+        connection.execute("begin")
+        replace = "select rowlock.start('fulfil', dedup => 'k', on_duplicate => 'replace')"
+        old, new = (connection.execute(replace).fetchone() for _ in range(2))
+        put_off = "select rowlock.start('fulfil', debounce => 'k', quiet => '1 hour')"
+        one, two = (connection.execute(put_off).fetchone() for _ in range(2))
+        assert old is not None
+        state = connection.execute("select status from rowlock.runs where run_id = %s", old)
+        assert state.fetchone() == ("cancelled",)
+        connection.execute("rollback")
+    assert old != new
+    assert one == two
+
+
 def test_a_worker_cannot_send_to_another_apps_run(home: Estate) -> None:
     """Its journal says of such a run what it says of one that never was."""
     before = home.rows("select count(*) from rowlock.message")

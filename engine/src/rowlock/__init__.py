@@ -21,6 +21,7 @@ from rowlock.model.rates import Rate
 from rowlock.model.retry import Retry
 from rowlock.model.secret import Secret
 from rowlock.settings import Settings
+from rowlock.starting import Debounce, Dedup
 from rowlock.worker import BlockingWorker, Worker
 from rowlock.workflow import Call, Child, WorkflowCall
 
@@ -32,6 +33,8 @@ __all__ = [
     "Call",
     "Child",
     "Client",
+    "Debounce",
+    "Dedup",
     "Queue",
     "Rate",
     "Retry",

@@ -492,6 +492,7 @@ class App:
         *,
         key: str | None = None,
         queue: Queue | str | None = None,
+        partition: str | None = None,
         priority: int | None = None,
         attributes: dict[str, Any] | None = None,
         deadline: Duration | None = None,
@@ -499,9 +500,10 @@ class App:
     ) -> StartCall[R]:
         """Start a child run without waiting for it; gives its handle.
 
-        ``key``: if a run with it exists, that one is the child. ``priority``: 0 first to 100 last;
-        the parent's by default. ``attributes``: JSON to search runs by. ``deadline``: seconds or
-        timedelta within which it must end. ``detached``: it is not cancelled with its parent.
+        ``key``: if a run with it exists, that one is the child. ``partition``: which part of a
+        queue with partitions, ``priority``: 0 first to 100 last; the parent's by default, both.
+        ``attributes``: JSON to search runs by. ``deadline``: seconds or timedelta within which it
+        must end. ``detached``: it is not cancelled with its parent.
         """
         text = None if attributes is None else ATTRIBUTES.store(attributes)
         queue_name = None if queue is None else self._queue_name(queue)
@@ -515,6 +517,7 @@ class App:
                 attributes=text,
                 deadline_s=None if deadline is None else _span(deadline, "a deadline"),
                 detached=detached,
+                partition=partition,
             ),
             call.result_with(self._codecs),
         )
@@ -525,6 +528,7 @@ class App:
         calls: Iterable[WorkflowCall[R]],
         *,
         queue: Queue | str | None = None,
+        partition: str | None = None,
         priority: int | None = None,
         attributes: dict[str, Any] | None = None,
         return_exceptions: Literal[False] = False,
@@ -535,6 +539,7 @@ class App:
         calls: Iterable[WorkflowCall[R]],
         *,
         queue: Queue | str | None = None,
+        partition: str | None = None,
         priority: int | None = None,
         attributes: dict[str, Any] | None = None,
         return_exceptions: Literal[True],
@@ -545,6 +550,7 @@ class App:
         calls: Iterable[WorkflowCall[Any]],
         *,
         queue: Queue | str | None = None,
+        partition: str | None = None,
         priority: int | None = None,
         attributes: dict[str, Any] | None = None,
         return_exceptions: bool = False,
@@ -564,7 +570,13 @@ class App:
                     f"{call!r}"
                 )
         children = [
-            call.start_command(self._codecs, queue=queue_name, priority=priority, attributes=text)
+            call.start_command(
+                self._codecs,
+                queue=queue_name,
+                partition=partition,
+                priority=priority,
+                attributes=text,
+            )
             for call in calls
         ]
         shape = GroupShape(

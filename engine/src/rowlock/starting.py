@@ -25,21 +25,56 @@ _PARAMETER = re.compile(r"%\((\w+)\)s")
 _CAST = re.compile(r"%\((\w+)\)s::(\w+(?:\[\])?)")
 
 
+OnDuplicate = Literal["existing", "reject", "replace"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dedup:
+    """A key that a run has while it is unfinished, unique within its workflow.
+
+    ``policy``: what a start becomes while another has the key: ``existing`` gives that run back,
+    ``reject`` raises Refused (RLS06), ``replace`` cancels that run and starts a new one.
+    """
+
+    key: str
+    policy: OnDuplicate = "existing"
+
+
+@dataclass(frozen=True, slots=True)
+class Debounce:
+    """A key by which starts are put off until there are no more: the last input counts.
+
+    A start of the workflow with the same key before the run is due gives that run back, with the
+    new input, attributes and deadline. ``quiet``: seconds or timedelta after the last such start
+    at which it is due; ``most``: after the first one at which it is due at the latest.
+    """
+
+    key: str
+    quiet: timedelta | float
+    most: timedelta | float | None = None
+
+
 class StartOptions(TypedDict, total=False):
     """How a run is started.
 
-    ``queue``: where it waits; its workflow's own by default. ``priority``: 0 first to 100 last, 50
-    by default. ``delay``: seconds or timedelta before it is due, or ``start_at``: when (aware).
-    ``deadline``: seconds or timedelta, from when it is due, within which it must end; else it fails
-    with DeadlineExceeded. ``attributes``: JSON to search runs by.
+    ``queue``: where it waits; its workflow's own by default. ``partition``: which part of a queue
+    with partitions. ``priority``: 0 first to 100 last, 50 by default. ``delay``: seconds or
+    timedelta before it is due, or ``start_at``: when (aware). ``start_before``: when it is too late
+    to begin (aware), ``deadline``: seconds or timedelta, from when it is due, within which it must
+    end; else it fails with DeadlineExceeded. ``attributes``: JSON to search runs by. ``dedup``: a
+    key while it is unfinished, ``debounce``: one until it is due: see Dedup and Debounce.
     """
 
     queue: str | None
+    partition: str | None
     priority: int | None
     delay: timedelta | float | None
     start_at: datetime | None
+    start_before: datetime | None
     deadline: timedelta | float | None
     attributes: Mapping[str, Any] | None
+    dedup: Dedup | str | None
+    debounce: Debounce | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +96,19 @@ def start_parameters(
     app: str | None,
     key: str | None = None,
     queue: str | None = None,
+    partition: str | None = None,
     priority: int | None = None,
     delay: timedelta | float | None = None,
     start_at: datetime | None = None,
+    start_before: datetime | None = None,
     deadline: timedelta | float | None = None,
     attributes: Mapping[str, Any] | None = None,
+    dedup: Dedup | str | None = None,
+    debounce: Debounce | None = None,
 ) -> dict[str, Any]:
     """The parameters of START. Raises ConfigurationError, InvalidValue."""
+    if isinstance(dedup, str):
+        dedup = Dedup(dedup)
     return {
         "workflow": workflow,
         "input": input,
@@ -80,6 +121,13 @@ def start_parameters(
         "deadline": None if deadline is None else seconds_of(deadline),
         "attributes": None if attributes is None else ATTRIBUTES.store(dict(attributes)),
         "trace_context": propagation.outgoing(),
+        "partition": partition,
+        "start_before": None if start_before is None else aware(start_before, "start_before"),
+        "dedup": None if dedup is None else dedup.key,
+        "on_duplicate": None if dedup is None else dedup.policy,
+        "debounce": None if debounce is None else debounce.key,
+        "quiet": None if debounce is None else seconds_of(debounce.quiet),
+        "most": None if debounce is None or debounce.most is None else seconds_of(debounce.most),
     }
 
 

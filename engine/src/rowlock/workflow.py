@@ -278,7 +278,12 @@ class WorkflowCall(Call[R_co]):
         attributes: str | None = None,
         deadline_s: float | None = None,
         detached: bool = False,
+        partition: str | None = None,
     ) -> StartChild:
+        if partition is not None and not 0 < len(partition) <= 200:
+            raise ConfigurationError(
+                f"partition is {partition[:200]!r}, but must be a text of up to 200 characters"
+            )
         if priority is not None and priority not in range(101):
             raise ConfigurationError(
                 f"priority is {priority!r}, but must be a whole number from 0 (first) to 100 (last)"
@@ -292,6 +297,7 @@ class WorkflowCall(Call[R_co]):
             attributes,
             deadline_s,
             detached,
+            partition,
         )
 
     async def _perform(self) -> R_co:

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, Unpack
 from uuid import UUID
 
 import msgspec
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from rowlock.starting import StartOptions, start_parameters
 from rowlock.store.connection import Statement
 from rowlock.store.entries import (
     Emit,
@@ -180,22 +181,15 @@ class Session:
     # --- what anybody may ask for
 
     def start(
-        self, workflow: str = "fulfil", *, key: str | None = None, queue: str | None = None
+        self,
+        workflow: str = "fulfil",
+        *,
+        input: str = "{}",  # noqa: A002
+        key: str | None = None,
+        **options: Unpack[StartOptions],
     ) -> UUID:
-        [run_id] = self.call(
-            START,
-            workflow=workflow,
-            input="{}",
-            key=key,
-            queue=queue,
-            app=APP,
-            priority=None,
-            delay=None,
-            start_at=None,
-            attributes=None,
-            trace_context=None,
-            deadline=None,
-        )
+        asked = start_parameters(workflow, input, app=APP, key=key, **options)
+        [run_id] = self.call(START, **asked)
         return run_id
 
     def limit(self, queue: str = "default", /, **limits: Any) -> bool:

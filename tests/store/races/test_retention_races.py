@@ -311,6 +311,7 @@ def keyed_child(session: Session, parent: Claimed, key: str) -> UUID:
         trace_context=None,
         detached=None,
         deadline=None,
+        partition=None,
         parent=parent.run_id,
         generation=parent.generation,
         place="1",

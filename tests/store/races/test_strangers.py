@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from rowlock import Debounce, Dedup
 from rowlock.store.entries import Entry
 from store.races.sessions import Session, World, child, finish, step, suspend, timer
 
@@ -29,6 +30,31 @@ def starts_with_a_key(stranger: Session, world: World) -> None:
 def starts_at_repeatable_read(stranger: Session, world: World) -> None:
     stranger.rollback()
     stranger.begin("repeatable read").start(key="order-8")
+
+
+def starts_with_a_dedup_key(stranger: Session, world: World) -> None:
+    stranger.start(dedup="customer-7")
+
+
+def replaces_runs(stranger: Session, world: World) -> None:
+    """One that is ready, one that works, one that is asleep."""
+    world.anybody.start(dedup="ready")
+    for state in ("running", "waiting"):
+        world.anybody.run(
+            "with one as (update rowlock.run set dedup = %s where id ="
+            "  (select run_id from rowlock.task where state = %s limit 1) returning id)"
+            " insert into rowlock.start_key (app, workflow, kind, key, run_id)"
+            " select 'shop', 'fulfil', 'dedup', %s, id from one",
+            *(state, state, state),
+        )
+    for key in ("ready", "running", "waiting"):
+        stranger.start(dedup=Dedup(key, "replace"))
+
+
+def puts_a_run_off(stranger: Session, world: World) -> None:
+    due = world.anybody.start(debounce=Debounce("page-7", 60))
+    world.make_due(due)
+    assert stranger.start(debounce=Debounce("page-7", 60)) == due
 
 
 def holds_every_run_row(stranger: Session, world: World) -> None:
@@ -148,6 +174,9 @@ def stops_listening_for_everybody(stranger: Session, world: World) -> None:
         starts_a_run,
         starts_with_a_key,
         starts_at_repeatable_read,
+        starts_with_a_dedup_key,
+        replaces_runs,
+        puts_a_run_off,
         holds_every_run_row,
         holds_a_ready_task,
         holds_a_sleeping_task,
@@ -191,7 +220,8 @@ def test_everybody_elses_work_goes_on(
     passes(world.anybody, lambda: world.anybody.start(key="another"))
     tended = world.anybody.go(world.anybody.tend)
     assert not tended.waits()
-    assert tended.result().promoted >= (1 if held == "holds_a_sleeping_task" else 2)
+    holds_a_sleeper = held in ("holds_a_sleeping_task", "replaces_runs")
+    assert tended.result().promoted >= (1 if holds_a_sleeper else 2)
     holds_one_at_work = held in ("holds_a_running_task", "reprioritises_a_run_at_work")
     assert tended.result().taken_over >= (1 if holds_one_at_work else 2)
     passes(busy, busy.heartbeat)

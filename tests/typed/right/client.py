@@ -10,7 +10,7 @@ from psycopg import AsyncConnection, Connection
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from rowlock import App, BlockingRun, Client, Run, RunInfo, Settings, call
+from rowlock import App, BlockingRun, Client, Debounce, Dedup, Run, RunInfo, Settings, call
 from rowlock.starting import Sql
 
 app = App("typed client", settings=Settings(database_url="postgresql://…"))
@@ -41,6 +41,9 @@ async def starts(mine: AsyncConnection[Any], session: AsyncSession) -> None:
             connection=mine,
         )
         await client.start(fulfil(7), start_at=datetime.now(UTC), connection=session)
+        await client.start(fulfil(7), partition="acme", start_before=datetime.now(UTC), dedup="k")
+        await client.start(fulfil(7), dedup=Dedup("k", policy="replace"))
+        await client.start_many([fulfil(7)], debounce=Debounce("k", 5, most=timedelta(minutes=1)))
         many = await client.start_many((fulfil(n) for n in range(3)), keys=["a", None, "c"])
         assert_type(many, list[Run[str]])
         assert_type(await client.runs(status="failed", limit=10), list[RunInfo])
@@ -76,3 +79,4 @@ def blocking(mine: Connection[Any], session: Session) -> None:
         assert_type([entry.value for entry in run.stream("words", str)], list[str])
         assert_type(client.run(run.id, fulfil), BlockingRun[str])
     assert_type(fulfil(7).sql(key="k", style="numeric"), Sql)
+    assert_type(fulfil(7).sql(dedup=Dedup("k"), style="numeric"), Sql)

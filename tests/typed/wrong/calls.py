@@ -7,7 +7,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
-from rowlock import App, Client, Retry, Run
+from rowlock import App, Client, Debounce, Dedup, Retry, Run
 
 app = App("wrong")
 
@@ -78,6 +78,10 @@ async def starts(client: Client, run: Run[str]) -> None:
     await client.start(fulfil(7), priority="high")  # error: arg-type
     await client.start(fulfil(7), delay="1 hour")  # error: arg-type
     await client.start(fulfil(7), attributes=[1])  # error: arg-type
+    await client.start(fulfil(7), start_before=60)  # error: arg-type
+    await client.start(fulfil(7), dedup=Dedup("k", "queue"))  # error: arg-type
+    await client.start(fulfil(7), debounce="k")  # error: arg-type
+    await client.start(fulfil(7), debounce=Debounce("k"))  # error: call-arg
     other: Run[int] = await client.start(fulfil(7))  # error: arg-type
     number: int = await (await client.start(fulfil(7))).result()  # error: assignment
     await client.start_many(fulfil(7))  # error: arg-type

@@ -9,7 +9,7 @@ Writes: the client's operations.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -25,6 +25,7 @@ from rowlock.cli.options import (
     input_options,
     json_option,
     json_value,
+    moment,
     named_json,
     settings_of,
 )
@@ -271,7 +272,10 @@ def reschedule_command(selection: Selection, words: tuple[str, ...]) -> int:
       rowlock reschedule 2h --workflow report --status ready
     """
     run_ids, text = _runs_and(words, "WHEN")
-    at = _moment(text)
+    try:
+        at = moment(text)
+    except click.BadParameter as error:
+        raise click.BadParameter(error.message, param_hint="WHEN") from None
 
     async def act(run: Run[Any]) -> None:
         await run.reschedule(at)
@@ -434,23 +438,6 @@ def _runs_and(words: Sequence[str], what: str) -> tuple[list[UUID], str]:
     if not words or (_as_id(words[-1]) and what != "QUEUE"):
         raise click.UsageError(f"{what} is missing: it comes last.")
     return [_id(text) for text in words[:-1]], words[-1]
-
-
-def _moment(text: str) -> datetime:
-    """``now``, a duration from now, or a time."""
-    if text == "now":
-        return datetime.now(UTC)
-    try:
-        return datetime.fromisoformat(text).astimezone()
-    except ValueError:
-        pass
-    try:
-        return datetime.now(UTC) + duration(text)
-    except click.BadParameter:
-        raise click.BadParameter(
-            f"{text!r} is no time: write now, 10m, 2026-12-24T08:00 or 2026-12-24T08:00Z.",
-            param_hint="WHEN",
-        ) from None
 
 
 def _told(selection: Selection, words: Sequence[str], what: str) -> tuple[list[UUID], str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +32,22 @@ def duration(text: str) -> timedelta:
     if seconds > _MOST_S:
         raise click.BadParameter(f"{text!r} is more than a hundred years.")
     return timedelta(seconds=seconds)
+
+
+def moment(text: str) -> datetime:
+    """``now``, a duration from now, or a time."""
+    if text == "now":
+        return datetime.now(UTC)
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        pass
+    try:
+        return datetime.now(UTC) + duration(text)
+    except click.BadParameter:
+        raise click.BadParameter(
+            f"{text!r} is no time: write now, 10m, 2026-12-24T08:00 or 2026-12-24T08:00Z."
+        ) from None
 
 
 def json_object(text: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -22,6 +22,7 @@ from rowlock.cli.options import (
     input_options,
     json_object,
     json_option,
+    moment,
     settings_of,
 )
 from rowlock.cli.output import json_text, print_json
@@ -29,6 +30,7 @@ from rowlock.cli.selection import filter_options, moment_before
 from rowlock.cli.views import print_runs, run_facts
 from rowlock.client import call
 from rowlock.errors import ResultTimeout, RunFailed
+from rowlock.starting import Debounce, Dedup, OnDuplicate
 
 LOOK_EVERY_S = 2.0
 
@@ -42,8 +44,25 @@ LOOK_EVERY_S = 2.0
     shell_complete=complete("queue"),
     help="Where it waits; the workflow's own queue by default.",
 )
+@click.option("--partition", help="Which part of a queue with partitions, such as a tenant.")
 @click.option("--priority", type=click.IntRange(0, 100), help="0 first, 100 last; 50 by default.")
 @click.option("--delay", type=duration, help="Begin later, such as 10s or 5m.")
+@click.option(
+    "--start-before",
+    type=moment,
+    metavar="WHEN",
+    help="Fail if it has not begun by then: a time, or 10m from now.",
+)
+@click.option("--deadline", type=duration, help="Fail if it has not ended so long after it is due.")
+@click.option("--dedup", metavar="KEY", help="Its key while it is unfinished.")
+@click.option(
+    "--on-duplicate",
+    type=click.Choice(get_args(OnDuplicate)),
+    help="With --dedup: what if an unfinished run has the key; existing by default.",
+)
+@click.option("--debounce", metavar="KEY", help="Its key until it is due: the last input counts.")
+@click.option("--quiet", type=duration, help="With --debounce: due so long after the last start.")
+@click.option("--most", type=duration, help="With --debounce: so long after the first at most.")
 @click.option("--attributes", type=json_object, metavar="JSON", help="To find the run by.")
 @click.option("--wait", is_flag=True, help="Wait for the run's end and print its result.")
 @click.option("--timeout", type=duration, help="With --wait: wait no longer than this.")
@@ -59,6 +78,11 @@ def start_command(
     app: str | None,
     database_url: str | None,
     as_json: bool,
+    dedup: str | None,
+    on_duplicate: OnDuplicate | None,
+    debounce: str | None,
+    quiet: timedelta | None,
+    most: timedelta | None,
     **options: Any,
 ) -> int:
     """Start a run of a workflow.
@@ -70,9 +94,21 @@ def start_command(
     Example:
       rowlock start fulfil --arg 'order={"id": 7}' --key order-7
       rowlock start report --input @july.json --wait --timeout 10m
+      rowlock start sync --dedup customer-42 --on-duplicate replace
+      rowlock start reindex --debounce page-7 --quiet 10s --most 5m
     """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout goes with --wait.")
+    if on_duplicate is not None and dedup is None:
+        raise click.UsageError("--on-duplicate goes with --dedup.")
+    if debounce is None and (quiet is not None or most is not None):
+        raise click.UsageError("--quiet and --most go with --debounce.")
+    if debounce is not None and quiet is None:
+        raise click.UsageError("--debounce needs --quiet.")
+    if dedup is not None:
+        options["dedup"] = Dedup(dedup, on_duplicate or "existing")
+    if debounce is not None and quiet is not None:
+        options["debounce"] = Debounce(debounce, quiet, most)
     described = call(workflow, **arguments(input_, args))
     with BlockingClient(settings_of(database_url), app=app) as client:
         run = client.start(described, **options)

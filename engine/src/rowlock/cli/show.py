@@ -198,6 +198,10 @@ def _header(portrait: Portrait) -> dict[str, str | Text]:
         else "",
         "cancel": _cancel(portrait.cancel, now),
         "key": run.key or "",
+        "partition": run.partition or "",
+        "start before": local_time(run.start_before),
+        "dedup": run.dedup or "",
+        "debounce": run.debounce or "",
         "version": run.version or "",
         "priority": str(run.priority),
         "generation": f"{run.generation}  (rowlock history {run.id})"

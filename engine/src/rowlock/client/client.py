@@ -538,13 +538,14 @@ def _noting(handles: Sized, connection: Any) -> Iterator[None]:
 
 def _entry(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of a start as START_MANY wants them."""
-    asked = dict(parameters)
-    del asked["app"]
-    for name in ("delay", "deadline"):
-        if asked[name] is not None:
+    asked = {name: value for name, value in parameters.items() if value is not None}
+    asked.pop("app", None)
+    for name in ("delay", "deadline", "quiet", "most"):
+        if name in asked:
             asked[name] = f"{asked[name]} seconds"
     for name in ("input", "attributes", "trace_context"):
-        asked[name] = msgspec.Raw((asked[name] or "null").encode())
+        if name in asked:
+            asked[name] = msgspec.Raw(asked[name].encode())
     return asked
 
 

@@ -60,6 +60,10 @@ class RunInfo:
     output: Any
     error: dict[str, Any] | None
     reason: dict[str, Any] | None
+    partition: str | None = None
+    start_before: datetime | None = None
+    dedup: str | None = None
+    debounce: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -93,6 +97,10 @@ class RunInfo:
             load(row.output),
             load(row.error),
             load(row.reason),
+            row.partition,
+            row.start_before,
+            row.dedup,
+            row.debounce,
         )
 
 

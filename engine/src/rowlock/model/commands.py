@@ -83,6 +83,7 @@ class StartChild:
     attributes: str | None = None
     deadline_s: float | None = None
     detached: bool = False
+    partition: str | None = None
     kind: ClassVar[str] = "child"
     shape: ClassVar[Shape] = RUN_ID
 

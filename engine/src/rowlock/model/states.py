@@ -41,12 +41,14 @@ TRANSITIONS: dict[TaskState, dict[str, TaskState | Outcome]] = {
         "falls due": TaskState.READY,
         "reschedule, to now": TaskState.READY,
         "cancel": Outcome.CANCELLED,
+        "too late to begin": Outcome.FAILED,
     },
     TaskState.READY: {
         "claim": TaskState.RUNNING,
         "reschedule": TaskState.SCHEDULED,
         "meet a pause": TaskState.BLOCKED,
         "cancel": Outcome.CANCELLED,
+        "too late to begin": Outcome.FAILED,
     },
     TaskState.RUNNING: {
         "suspend": TaskState.WAITING,
@@ -69,5 +71,6 @@ TRANSITIONS: dict[TaskState, dict[str, TaskState | Outcome]] = {
         "resume": TaskState.READY,
         "end of the pause": TaskState.READY,
         "cancel": Outcome.CANCELLED,
+        "too late to begin": Outcome.FAILED,
     },
 }

@@ -163,6 +163,8 @@ def child_entry(child: StartChild) -> dict[str, Any]:
     entry: dict[str, Any] = {"workflow": child.name, "input": raw(child.input)}
     if child.queue is not None:
         entry["queue"] = child.queue
+    if child.partition is not None:
+        entry["partition"] = child.partition
     if child.priority is not None:
         entry["priority"] = child.priority
     if child.attributes is not None:

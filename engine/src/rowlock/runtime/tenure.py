@@ -456,6 +456,7 @@ class Tenure:
                         "trace_context": execution.context_for_child(),
                         "detached": child.detached,
                         "deadline": child.deadline_s,
+                        "partition": child.partition,
                         "parent": execution.run_id,
                         "generation": execution.generation,
                         "place": request.place,

@@ -386,7 +386,9 @@ START: Statement[UUID] = Statement(
     "start",
     "select rowlock.start(%(workflow)s, %(input)s::jsonb, %(key)s, %(queue)s, %(app)s,"
     " %(priority)s, make_interval(secs => %(delay)s), %(start_at)s::timestamptz,"
-    " %(attributes)s::jsonb, %(trace_context)s::jsonb, make_interval(secs => %(deadline)s))",
+    " %(attributes)s::jsonb, %(trace_context)s::jsonb, make_interval(secs => %(deadline)s),"
+    " %(partition)s, %(start_before)s::timestamptz, %(dedup)s, %(on_duplicate)s, %(debounce)s,"
+    " make_interval(secs => %(quiet)s), make_interval(secs => %(most)s))",
     _id,
 )
 
@@ -404,6 +406,7 @@ START_CHILD: Statement[UUID] = Statement(
     " (select priority from rowlock.run where id = %(parent)s::uuid)),"
     " 'attributes', %(attributes)s::jsonb, 'trace_context', %(trace_context)s::jsonb,"
     " 'detached', %(detached)s::boolean, 'deadline', make_interval(secs => %(deadline)s)::text,"
+    " 'partition', %(partition)s::text,"
     " 'parent_id', %(parent)s::uuid, 'parent_generation', %(generation)s::int,"
     " 'parent_place', %(place)s::text)), %(app)s)",
     _id,
@@ -463,12 +466,17 @@ class RunRow:
     output: str | None
     error: str | None
     reason: str | None
+    partition: str | None
+    start_before: datetime | None
+    dedup: str | None
+    debounce: str | None
 
 
 _RUN_COLUMNS = (
     "run_id, app, workflow, queue, key, status, version, priority, generation, epoch, created_at,"
     " nullif(due_at, 'infinity') as due_at, started_at, finished_at, worker_id, takeovers,"
-    " parent_id, attributes::text, input::text, output::text, error::text, reason::text"
+    " parent_id, attributes::text, input::text, output::text, error::text, reason::text,"
+    " partition, start_before, dedup, debounce"
 )
 
 RUN = Statement(

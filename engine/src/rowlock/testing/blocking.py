@@ -6,9 +6,9 @@ call over and waits. While the test does something else, the worker works on.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime, timedelta
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from rowlock.app import App
 from rowlock.aside import LoopAside
@@ -16,6 +16,7 @@ from rowlock.blocking import BlockingClient, BlockingRun
 from rowlock.client import Run
 from rowlock.errors import MisplacedCall
 from rowlock.settings import Settings
+from rowlock.starting import StartOptions
 from rowlock.store.connection import Connection
 from rowlock.testing.crashes import CrashReport
 from rowlock.testing.databases import Databases
@@ -92,24 +93,11 @@ class BlockingHarness:
         call: WorkflowCall[R],
         *,
         key: str | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        delay: timedelta | float | None = None,
-        deadline: timedelta | float | None = None,
-        attributes: Mapping[str, Any] | None = None,
         connection: Connection[Any] | None = None,
+        **options: Unpack[StartOptions],
     ) -> BlockingRun[R]:
         """Start a run; see :meth:`rowlock.client.Client.start`."""
-        return self.client.start(
-            call,
-            key=key,
-            queue=queue,
-            priority=priority,
-            delay=delay,
-            deadline=deadline,
-            attributes=attributes,
-            connection=connection,
-        )
+        return self.client.start(call, key=key, connection=connection, **options)
 
     def run(self, call: WorkflowCall[R], *, within: timedelta = A_YEAR) -> R:
         """Start a run and give its result; see :meth:`Harness.run`."""

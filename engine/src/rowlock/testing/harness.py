@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from rowlock.app import App
 from rowlock.client import Client, Run
 from rowlock.errors import ConfigurationError, MisplacedCall
 from rowlock.runtime.step_threads import StepThreads
 from rowlock.settings import Settings
+from rowlock.starting import StartOptions
 from rowlock.store.connection import AsyncConnection
 from rowlock.store.laboratory import Laboratory, Look, offset_text
 from rowlock.store.migrate import migrate
@@ -158,24 +159,11 @@ class Harness:
         call: WorkflowCall[R],
         *,
         key: str | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        delay: timedelta | float | None = None,
-        deadline: timedelta | float | None = None,
-        attributes: Mapping[str, Any] | None = None,
         connection: AsyncConnection[Any] | None = None,
+        **options: Unpack[StartOptions],
     ) -> Run[R]:
         """Start a run; see :meth:`rowlock.client.Client.start`. It runs while the test awaits."""
-        return await self.client.start(
-            call,
-            key=key,
-            queue=queue,
-            priority=priority,
-            delay=delay,
-            deadline=deadline,
-            attributes=attributes,
-            connection=connection,
-        )
+        return await self.client.start(call, key=key, connection=connection, **options)
 
     async def run(self, call: WorkflowCall[R], *, within: timedelta = A_YEAR) -> R:
         """Start a run and give its result, as soon as possible: see :meth:`result`."""

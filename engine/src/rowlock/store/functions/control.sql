@@ -140,7 +140,11 @@ begin
     if v_task.state = 'running' then
         perform rowlock.refuse_state(v_task, 'moved');
     end if;
-    update rowlock.task as t set queue = move.queue where t.run_id = move.run_id;
+    update rowlock.task as t
+       set queue = move.queue,
+           partition = rowlock.partition_in(
+               v_task.app, move.queue, (select r.partition from rowlock.run as r where r.id = move.run_id))
+     where t.run_id = move.run_id;
     perform rowlock.note_audit('move', v_task.app, v_task.run_id, null,
                                jsonb_build_object('queue', v_task.queue),
                                jsonb_build_object('queue', move.queue));
@@ -150,8 +154,9 @@ begin
     return true;
 end $$;
 comment on function rowlock.move(uuid, text) is
-'Puts an unfinished run that is not running into another queue of its app. True when it was in another.
-Over many runs: order by run_id.
+'Puts an unfinished run that is not running into another queue of its app. It keeps its partition where that
+queue has partitions, and has none where it has none. True when it was in another. Over many runs: order by
+run_id.
 
 run_id: the run.
 queue: which queue.';

@@ -50,6 +50,22 @@ as $$
      order by x.run, x.stream, x.n;
 $$;
 
+-- child_partition: which part of its queue a child waits in: its parent's, if the queue has partitions,
+-- unless it says otherwise; then the queue must have some.
+create or replace function rowlock.child_partition(p_app text, p_queue text, p_partition text, p_child jsonb)
+returns text
+language plpgsql stable
+set search_path = pg_catalog set jit = off
+as $$
+begin
+    if p_child ->> 'partition' is not null and rowlock.partition_in(p_app, p_queue, p_partition) is null then
+        raise exception 'the run has a partition, but queue % of app % has no partitions',
+                        rowlock.shown(p_queue), p_app
+            using errcode = '22023';  -- so that this entry fails alone
+    end if;
+    return rowlock.partition_in(p_app, p_queue, p_partition);
+end $$;
+
 create or replace function rowlock.record_made(
     p_worker bigint, p_steps jsonb, p_passed uuid[], p_now timestamptz)
 returns table (i integer, verdict text, detail jsonb)
@@ -160,25 +176,31 @@ begin
              cross join lateral jsonb_array_elements(f.children) with ordinality as c (child, nth)
         ), placed as materialized (
             select a.*, r.app, coalesce((a.child ->> 'priority')::smallint, r.priority) as priority,
-                   coalesce(a.child ->> 'queue', w.queue, 'default') as queue
+                   coalesce(a.child ->> 'queue', w.queue, 'default') as queue,
+                   coalesce(a.child ->> 'partition', r.partition) as partition
               from asked as a
               join rowlock.run as r on r.id = a.run
               left join rowlock.workflow as w on w.app = r.app and w.name = a.child ->> 'workflow'
+        ), parted as materialized (
+            select p.*, case when p.partition is not null
+                             then rowlock.child_partition(p.app, p.queue, p.partition, p.child)
+                        end as part
+              from placed as p
         ), runs as (
             insert into rowlock.run (id, created_at, parent_id, parent_generation, parent_place,
                                      child_index, detached, deadline_at, priority, app, workflow, queue,
-                                     input, attributes, trace_context)
+                                     input, attributes, trace_context, partition)
             select p.id, p_now, p.run, p.generation, p.place, p.child_index,
                    (p.child ->> 'detached')::boolean,
                    p_now + (p.child ->> 'deadline_s')::double precision * interval '1 second',
                    p.priority, p.app, p.child ->> 'workflow', p.queue,
                    coalesce(nullif(p.child -> 'input', 'null'), '{}'),
-                   nullif(p.child -> 'attributes', 'null'), nullif(p.trace_context, 'null')
-              from placed as p
+                   nullif(p.child -> 'attributes', 'null'), nullif(p.trace_context, 'null'), p.part
+              from parted as p
         ), tasks as (
-            insert into rowlock.task (run_id, due_at, priority, state, app, queue, workflow)
-            select p.id, p_now, p.priority, 'ready', p.app, p.queue, p.child ->> 'workflow'
-              from placed as p
+            insert into rowlock.task (run_id, due_at, priority, state, app, queue, workflow, partition)
+            select p.id, p_now, p.priority, 'ready', p.app, p.queue, p.child ->> 'workflow', p.part
+              from parted as p
             returning app, queue
         )
         select count(rowlock.notify_idle(q.app, q.queue, p_worker)) into v_woken

@@ -87,6 +87,7 @@ declare
     v_next   integer := p_end.generation + 1;
     v_below  integer;
 begin
+    perform rowlock.retake_dedup(p_end.run_id);
     -- What was recorded after a cancel came of it: without the cancel it would fit no code.
     select least(p_below, min(s.position)) into v_below
       from rowlock.step as s
@@ -115,9 +116,10 @@ begin
      where x.run_id = p_end.run_id and x.received_generation = p_end.generation
        and m.run_id = x.run_id and m.id = x.id;
     insert into rowlock.task (run_id, due_at, started_at, epoch, generation, priority, state, app, queue,
-                              partition, workflow, progress)
+                              workflow, progress, partition)
     select r.id, clock_timestamp(), p_end.started_at, p_end.epoch, v_next, r.priority, 'ready', r.app,
-           p_end.queue, r.partition, r.workflow, 0
+           p_end.queue, r.workflow, 0,
+           case when r.partition is not null then rowlock.partition_in(r.app, p_end.queue, r.partition) end
       from rowlock.run as r
      where r.id = p_end.run_id;
     perform rowlock.note_audit(p_reason, p_end.app, p_end.run_id, null,
@@ -287,11 +289,11 @@ begin
     ), new_run as (
         insert into rowlock.run (id, created_at, priority, app, workflow, queue, input, attributes,
                                  trace_context, forked_from, parent_id, parent_generation, parent_place,
-                                 child_index)
+                                 child_index, partition)
         select p_new, v_now, v_priority, v_run.app, v_run.workflow, v_queue,
                coalesce(p_input, rowlock.input_of(p_run, p.generation)), v_run.attributes,
                v_run.trace_context, p_run, p_parent, case when p_parent is not null then 1 end,
-               p_parent_place, p_child_index
+               p_parent_place, p_child_index, v_run.partition
           from present as p
         returning id, input
     ), new_generation as (
@@ -343,9 +345,9 @@ begin
         perform rowlock.copy_children(p_new, v_copies, p_version);
     end if;
     -- epoch 1: a claim of a run with steps reads its history
-    insert into rowlock.task (run_id, due_at, epoch, priority, state, app, queue, workflow, version)
+    insert into rowlock.task (run_id, due_at, epoch, priority, state, app, queue, workflow, version, partition)
     values (p_new, v_now, 1, v_priority, 'ready', v_run.app, v_queue, v_run.workflow,
-            coalesce(p_version, ''));
+            coalesce(p_version, ''), rowlock.partition_in(v_run.app, v_queue, v_run.partition));
     perform rowlock.notify_idle(v_run.app, v_queue);
 end $$;
 
@@ -443,10 +445,10 @@ as $$
 begin
     insert into rowlock.run (id, created_at, priority, app, workflow, queue, input, attributes,
                              trace_context, forked_from, parent_id, parent_generation, parent_place,
-                             child_index)
+                             child_index, partition)
     select x.new, clock_timestamp(), r.priority, r.app, r.workflow, r.queue,
            rowlock.input_of(r.id, o.generation), r.attributes, r.trace_context, r.id, p_parent, 1, p_place,
-           r.child_index
+           r.child_index, r.partition
       from unnest(p_from, p_to) as x (old, new)
       join rowlock.run as r on r.id = x.old
      cross join lateral rowlock.first_end(x.old) as o;
@@ -523,7 +525,7 @@ begin
     return v_new;
 end $$;
 comment on function rowlock.fork(uuid, text, jsonb, jsonb, text, boolean) is
-'Starts a new run with a copy of a run''s history, and gives its id. The key is not copied. Steps that are
+'Starts a new run with a copy of a run''s history, and gives its id. Keys are not copied. Steps that are
 kept name the children of the original, and both wait for those then.
 
 run_id: the run that is copied, ended or not.

@@ -117,6 +117,7 @@ begin
          where k.ctid = any (v_keys) and k.expires_at is null;
     end if;
 
+    perform rowlock.drop_start_keys(p_runs);
     v_rows := array(
         select a.ctid
           from unnest(p_runs) as i (id)

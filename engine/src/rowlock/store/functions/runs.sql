@@ -35,7 +35,11 @@ select r.id as run_id,
        r.child_index,
        coalesce(r.detached, false) as detached,
        t.claimed_at,
-       r.trace_context
+       r.trace_context,
+       case when t.run_id is null then r.partition else t.partition end as partition,
+       r.start_before,
+       r.dedup,
+       r.debounce
   from rowlock.run as r
   left join rowlock.task as t on t.run_id = r.id
   left join lateral (
@@ -78,6 +82,10 @@ comment on column rowlock.runs.child_index is 'Which of its group it is (app.map
 comment on column rowlock.runs.detached is 'Whether it is a child that is not cancelled with its parent.';
 comment on column rowlock.runs.claimed_at is 'When the worker that runs it claimed it; null while none does.';
 comment on column rowlock.runs.trace_context is 'The W3C trace context it was started with; null: it begins a trace.';
+comment on column rowlock.runs.partition is 'The part of its queue it waits in; once it has ended, the one it was started with. Null: none.';
+comment on column rowlock.runs.start_before is 'When it was too late to begin; null: never.';
+comment on column rowlock.runs.dedup is 'The key it has while it is unfinished, unique within its workflow; null: none.';
+comment on column rowlock.runs.debounce is 'The key by which a later start puts it off until it is due; null: none.';
 
 create or replace view rowlock.steps as
 select s.run_id, s.generation, s.position, s.place, s.kind, s.name,

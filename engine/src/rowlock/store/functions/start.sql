@@ -3,7 +3,7 @@
 --
 -- Only inserts: a caller who leaves the transaction open holds up nobody but another start with
 -- the same key. Key first, then run, then task; keys in sorted order, so that two callers with
--- the same keys in opposite order cannot deadlock (7d). plpgsql, not one statement with CTEs:
+-- the same keys in opposite order cannot deadlock (7d). Keys of dedup and debounce: start_keys.sql. plpgsql, not one statement with CTEs:
 -- whoever waited for another's key must see that row afterwards (7b).
 
 create or replace function rowlock.resolve_app(app text) returns text
@@ -54,6 +54,78 @@ exception when data_exception then
     return false;
 end $$;
 
+-- partition_in: that part of a queue, if the queue has any. A run keeps the one it was started with; its
+-- task has it where the queue has partitions.
+create or replace function rowlock.partition_in(p_app text, p_queue text, p_partition text) returns text
+language sql stable
+set search_path = pg_catalog set enable_seqscan = off set jit = off
+as $$
+    select p_partition from rowlock.queue as q where q.app = p_app and q.name = p_queue and q.partitions
+$$;
+
+-- queue_for: where a run of this workflow waits.
+create or replace function rowlock.queue_for(p_app text, p_workflow text, p_queue text) returns text
+language sql stable
+set search_path = pg_catalog set enable_seqscan = off set jit = off
+as $$
+    select coalesce(p_queue,
+                    (select w.queue from rowlock.workflow as w where w.app = p_app and w.name = p_workflow),
+                    'default')
+$$;
+
+-- start_fault: what is wrong with the rarer options of a start, those that are no run of all plain ones.
+create or replace function rowlock.start_fault(p_start jsonb, p_due_at timestamptz) returns text
+language plpgsql stable
+set search_path = pg_catalog
+as $$
+declare
+    v_name text;
+begin
+    foreach v_name in array array['partition', 'dedup', 'debounce'] loop
+        if jsonb_typeof(p_start -> v_name) not in ('string', 'null') or p_start ->> v_name = '' then
+            return format('has a %s that is not a text', v_name);
+        elsif octet_length(p_start ->> v_name) > 1000
+              or v_name = 'partition' and length(p_start ->> v_name) > 200 then
+            return format('has a %s longer than %s', v_name,
+                          case v_name when 'partition' then '200 characters' else '1000 bytes' end);
+        end if;
+    end loop;
+    if not rowlock.reads_as(p_start -> 'start_before', 'timestamptz') then
+        return 'has a start_before that is not a time, such as "2030-01-31T12:00:00Z"';
+    elsif (p_start ->> 'start_before')::timestamptz <= p_due_at then
+        return 'has a start_before that comes before it may begin';
+    elsif p_start ->> 'on_duplicate' not in ('existing', 'reject', 'replace') then
+        return 'has an on_duplicate that is none of existing, reject and replace';
+    elsif p_start ->> 'on_duplicate' is not null and p_start ->> 'dedup' is null then
+        return 'has on_duplicate without dedup';
+    end if;
+    foreach v_name in array array['quiet', 'most'] loop
+        if not rowlock.reads_as(p_start -> v_name, 'interval')
+           or (p_start ->> v_name)::interval <= interval '0' then
+            return format('has a %s that is not a duration above 0', v_name);
+        elsif p_start ->> v_name is not null and p_start ->> 'debounce' is null then
+            return format('has %s without debounce', v_name);
+        end if;
+    end loop;
+    if p_start ->> 'debounce' is not null and p_start ->> 'quiet' is null then
+        return 'has debounce without quiet, which says for how long';
+    elsif (p_start ->> 'most')::interval < (p_start ->> 'quiet')::interval then
+        return 'has a most that is shorter than quiet';
+    end if;
+    -- Each of these says by itself which run is meant, or when it is due.
+    if p_start ->> 'dedup' is not null then
+        v_name := (select min(x) from unnest(array['key', 'debounce', 'parent_id']) as x
+                    where p_start ->> x is not null);
+        return 'has both dedup and ' || v_name;
+    elsif p_start ->> 'debounce' is not null then
+        v_name := (select min(x)
+                     from unnest(array['key', 'delay', 'start_at', 'start_before', 'parent_id']) as x
+                    where p_start ->> x is not null);
+        return 'has both debounce and ' || v_name;
+    end if;
+    return null;
+end $$;
+
 create or replace function rowlock.start_many(runs jsonb, app text default null)
 returns setof uuid
 language plpgsql volatile
@@ -70,6 +142,8 @@ declare
     v_used   text[];
     v_known  text[] := '{}';  -- used ones
     v_known_ids uuid[] := '{}';
+    v_singles    bigint[] := '{}';  -- which have a key of dedup or debounce
+    v_single_ids uuid[] := '{}';
     v_queue  text;
 begin
     if jsonb_typeof(start_many.runs) is distinct from 'array' then
@@ -119,9 +193,27 @@ begin
                         then 'names a parent that is no run of app ' || v_app
                     when e.v ? 'delay' and e.v ? 'start_at' and e.v ->> 'delay' is not null
                          and e.v ->> 'start_at' is not null then 'has both delay and start_at'
+                    when e.v ?| array['partition', 'start_before', 'dedup', 'on_duplicate', 'debounce', 'quiet',
+                                      'most']
+                        then rowlock.start_fault(
+                            e.v, coalesce((e.v ->> 'start_at')::timestamptz,
+                                          v_now + (e.v ->> 'delay')::interval, v_now))
                end as why,
                'RLV01' as code, 'Nothing was started.' as hint
           from jsonb_array_elements(start_many.runs) with ordinality as e (v, n)
+        union all
+        select min(x.n), 'has a partition, but queue ' || rowlock.shown(x.queue) || ' of app ' || v_app
+                         || ' has no partitions',
+               'RLV01',
+               'Nothing was started. Declare the queue with partitions, or leave the partition out.'
+          from (select e.n, rowlock.queue_for(v_app, e.v ->> 'workflow', e.v ->> 'queue') as queue
+                  from jsonb_array_elements(start_many.runs) with ordinality as e (v, n)
+                 where jsonb_typeof(e.v) = 'object' and e.v ->> 'partition' is not null
+                   and (e.v ->> 'queue' is null
+                        or exists (select from rowlock.queue as q where q.app = v_app and q.name = e.v ->> 'queue'))
+               ) as x
+         where rowlock.partition_in(v_app, x.queue, '') is null
+         group by x.queue
         union all
         select min(e.n), 'names queue ' || rowlock.shown(e.v ->> 'queue') || ', which app ' || v_app || ' does not have',
                'RLN01',
@@ -174,12 +266,25 @@ begin
         perform rowlock.adopt(start_many.runs, v_known, v_known_ids);
     end if;
 
+    -- Those with a key of another kind one by one, in sorted order too; of the same key in the order asked.
+    if start_many.runs @? '$[*] ? (@.dedup != null || @.debounce != null)' then
+        select array_agg(x.n), array_agg(x.id) into v_singles, v_single_ids
+          from (select s.n, rowlock.start_entry(s.v, v_app) as id
+                  from (select e.n, e.v
+                          from jsonb_array_elements(start_many.runs) with ordinality as e (v, n)
+                         where e.v ->> 'dedup' is not null or e.v ->> 'debounce' is not null
+                         order by e.v ->> 'dedup' is null, e.v ->> 'workflow' collate "C",
+                                  coalesce(e.v ->> 'dedup', e.v ->> 'debounce') collate "C", e.n
+                        offset 0) as s) as x;
+    end if;
+
     return query
     with asked as materialized (
         select e.n,
                e.v,
                e.v ->> 'key' as key,
-               case when e.v ->> 'key' is null then rowlock.uuidv7() else new.id end as id,
+               case when e.n = any (v_singles) then null
+                    when e.v ->> 'key' is null then rowlock.uuidv7() else new.id end as id,
                row_number() over (partition by e.v ->> 'key' order by e.n) as nth,
                coalesce((e.v ->> 'start_at')::timestamptz, v_now + (e.v ->> 'delay')::interval, v_now) as due_at,
                coalesce(e.v ->> 'queue',
@@ -188,28 +293,40 @@ begin
                         'default') as queue
           from jsonb_array_elements(start_many.runs) with ordinality as e (v, n)
           left join unnest(v_keys, v_ids) as new (key, id) on new.key = e.v ->> 'key'
-    ), fresh as (
-        select * from asked where id is not null and (key is null or nth = 1)
+    ), fresh as materialized (
+        select a.*,
+               -- A child is its parent's tenant's, unless it says otherwise.
+               coalesce(a.v ->> 'partition',
+                        case when a.v ->> 'parent_id' is not null
+                             then (select rowlock.partition_in(v_app, a.queue, r.partition)
+                                     from rowlock.run as r
+                                    where r.id = (a.v ->> 'parent_id')::uuid and r.partition is not null) end)
+               as partition
+          from asked as a
+         where a.id is not null and (a.key is null or a.nth = 1)
     ), runs as (
         insert into rowlock.run (id, created_at, priority, app, workflow, queue, key, input, attributes,
                                  trace_context, parent_id, parent_generation, parent_place, detached,
-                                 deadline_at)
+                                 deadline_at, partition, start_before)
         select f.id, v_now, coalesce((f.v ->> 'priority')::numeric::smallint, 50), v_app, f.v ->> 'workflow', f.queue, f.key,
                coalesce(nullif(f.v -> 'input', 'null'), '{}'), nullif(f.v -> 'attributes', 'null'),
                nullif(f.v -> 'trace_context', 'null'),
                (f.v ->> 'parent_id')::uuid, (f.v ->> 'parent_generation')::integer, f.v ->> 'parent_place',
-               (f.v ->> 'detached')::boolean, f.due_at + (f.v ->> 'deadline')::interval
+               (f.v ->> 'detached')::boolean, f.due_at + (f.v ->> 'deadline')::interval, f.partition,
+               (f.v ->> 'start_before')::timestamptz
           from fresh as f
     ), tasks as (
-        insert into rowlock.task (run_id, due_at, priority, state, app, queue, workflow)
+        insert into rowlock.task (run_id, due_at, priority, state, app, queue, workflow, partition,
+                                  start_before)
         select f.id, f.due_at, coalesce((f.v ->> 'priority')::numeric::smallint, 50),
                case when f.due_at > v_now then 'scheduled' else 'ready' end,
-               v_app, f.queue, f.v ->> 'workflow'
+               v_app, f.queue, f.v ->> 'workflow', f.partition, (f.v ->> 'start_before')::timestamptz
           from fresh as f
     )
-    select coalesce(a.id, known.id)
+    select coalesce(a.id, known.id, single.id)
       from asked as a
       left join unnest(v_known, v_known_ids) as known (key, id) on known.key = a.key
+      left join unnest(v_singles, v_single_ids) as single (n, id) on single.n = a.n
      order by a.n;
 
     for v_queue in
@@ -224,8 +341,27 @@ comment on function rowlock.start_many(jsonb, text) is
 'Starts many runs at once and gives their ids, in the same order.
 
 runs: a JSON array of objects with "workflow" and, as with start, "input", "key", "queue", "priority",
-    "delay" or "start_at", "attributes", "trace_context", "deadline".
+    "delay" or "start_at", "attributes", "trace_context", "deadline", "partition", "start_before",
+    "dedup" with "on_duplicate", or "debounce" with "quiet" and "most".
 app: which app; default: the one there is, if there is one.';
+
+-- start_entry: one object of start_many that has been found good.
+create or replace function rowlock.start_entry(p_start jsonb, p_app text) returns uuid
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+begin
+    return rowlock.start(
+        workflow => p_start ->> 'workflow', input => nullif(p_start -> 'input', 'null'), app => p_app,
+        queue => p_start ->> 'queue', priority => (p_start ->> 'priority')::numeric::integer,
+        delay => (p_start ->> 'delay')::interval, start_at => (p_start ->> 'start_at')::timestamptz,
+        attributes => nullif(p_start -> 'attributes', 'null'),
+        trace_context => nullif(p_start -> 'trace_context', 'null'),
+        deadline => (p_start ->> 'deadline')::interval, partition => p_start ->> 'partition',
+        start_before => (p_start ->> 'start_before')::timestamptz, dedup => p_start ->> 'dedup',
+        on_duplicate => p_start ->> 'on_duplicate', debounce => p_start ->> 'debounce',
+        quiet => (p_start ->> 'quiet')::interval, most => (p_start ->> 'most')::interval);
+end $$;
 
 -- used_keys: those of these keys that are used, and by which runs. A look a key: as a join, a generic plan
 -- reads all keys of the app.
@@ -273,7 +409,14 @@ create or replace function rowlock.start(
     start_at      timestamptz default null,
     attributes    jsonb       default null,
     trace_context jsonb       default null,
-    deadline      interval    default null)
+    deadline      interval    default null,
+    partition     text        default null,
+    start_before  timestamptz default null,
+    dedup         text        default null,
+    on_duplicate  text        default null,
+    debounce      text        default null,
+    quiet         interval    default null,
+    most          interval    default null)
 returns uuid
 language plpgsql volatile
 set search_path = pg_catalog
@@ -285,12 +428,28 @@ declare
     v_now      timestamptz := clock_timestamp();
     v_due_at   timestamptz := coalesce(start.start_at, v_now + start.delay, v_now);
     v_id       uuid;
+    v_new      uuid;
     v_queue    text;
     v_priority smallint;
     v_input    jsonb := coalesce(start.input, '{}');
+    v_rare     boolean := num_nonnulls(start.partition, start.start_before, start.dedup, start.on_duplicate,
+                                       start.debounce, start.quiet, start.most) > 0;
+    v_rest     jsonb;
+    v_bad      boolean := false;
 begin
+    if v_rare then
+        -- By itself: an expression with these subqueries costs every start, though it is false.
+        v_rest := jsonb_build_object(
+            'key', start.key, 'delay', start.delay, 'start_at', start.start_at, 'partition', start.partition,
+            'start_before', start.start_before, 'dedup', start.dedup, 'on_duplicate', start.on_duplicate,
+            'debounce', start.debounce, 'quiet', start.quiet, 'most', start.most);
+        v_bad := rowlock.start_fault(v_rest, v_due_at) is not null
+                 or (start.partition is not null
+                     and rowlock.partition_in(v_app, rowlock.queue_for(v_app, start.workflow, start.queue),
+                                              start.partition) is null);
+    end if;
     -- What start_many would refuse it refuses, in the same words: nothing is written for a bad one.
-    if coalesce(start.workflow, '') = '' or length(start.workflow) > 200
+    if v_bad or coalesce(start.workflow, '') = '' or length(start.workflow) > 200
        or jsonb_typeof(v_input) <> 'object' or start.key = '' or octet_length(start.key) > 1000
        or jsonb_typeof(start.attributes) <> 'object' or jsonb_typeof(start.trace_context) <> 'object'
        or start.priority not between 0 and 100 or start.deadline <= interval '0'
@@ -298,7 +457,7 @@ begin
        or (start.queue is not null and not exists (
              select from rowlock.queue as q where q.app = v_app and q.name = start.queue)) then
         return (select * from rowlock.start_many(
-            jsonb_build_array(jsonb_build_object(
+            jsonb_build_array(coalesce(v_rest, '{}') || jsonb_build_object(
                 'workflow', start.workflow, 'input', start.input, 'key', start.key, 'queue', start.queue,
                 'priority', start.priority, 'delay', start.delay, 'start_at', start.start_at,
                 'attributes', start.attributes, 'trace_context', start.trace_context,
@@ -323,24 +482,43 @@ begin
     else
         v_id := rowlock.uuidv7();
     end if;
+    if start.dedup is not null then
+        v_new := v_id;
+        v_id := rowlock.take_dedup(v_app, start.workflow, start.dedup,
+                                   coalesce(start.on_duplicate, 'existing'), v_new);
+        if v_id <> v_new then
+            return v_id;
+        end if;
+    elsif start.debounce is not null then
+        v_new := v_id;
+        v_id := rowlock.take_debounce(v_app, start.workflow, start.debounce, v_new, start.quiet, start.most,
+                                      v_input, start.attributes, start.deadline);
+        if v_id <> v_new then
+            return v_id;
+        end if;
+        v_due_at := v_now + start.quiet;
+    end if;
 
     v_queue := coalesce(
         start.queue,
         (select w.queue from rowlock.workflow as w where w.app = v_app and w.name = start.workflow),
         'default');
     insert into rowlock.run (id, created_at, priority, app, workflow, queue, key, input, attributes,
-                             trace_context, deadline_at)
+                             trace_context, deadline_at, partition, start_before, dedup, debounce)
     values (v_id, v_now, v_priority, v_app, start.workflow, v_queue, start.key, v_input, start.attributes,
-            start.trace_context, v_due_at + start.deadline);
-    insert into rowlock.task (run_id, due_at, priority, state, app, queue, workflow)
+            start.trace_context, v_due_at + start.deadline, start.partition, start.start_before, start.dedup,
+            start.debounce);
+    insert into rowlock.task (run_id, due_at, priority, state, app, queue, workflow, partition,
+                              start_before)
     values (v_id, v_due_at, v_priority, case when v_due_at > v_now then 'scheduled' else 'ready' end,
-            v_app, v_queue, start.workflow);
+            v_app, v_queue, start.workflow, start.partition, start.start_before);
     if v_due_at <= v_now then
         perform rowlock.notify_idle(v_app, v_queue);
     end if;
     return v_id;
 end $$;
-comment on function rowlock.start(text, jsonb, text, text, text, integer, interval, timestamptz, jsonb, jsonb, interval) is
+comment on function rowlock.start(text, jsonb, text, text, text, integer, interval, timestamptz, jsonb, jsonb,
+    interval, text, timestamptz, text, text, text, interval, interval) is
 'Starts a run of a workflow and gives its id. The run begins when the transaction commits, and never if
 it does not.
 
@@ -355,4 +533,15 @@ delay: how long it waits before it may begin; default: not at all.
 start_at: when it may begin, instead of a delay; default: now.
 attributes: what it shall be found by, as a JSON object; default: nothing.
 trace_context: the W3C trace it belongs to, {"traceparent": "…"}; default: it begins one.
-deadline: how long after it may begin it must have ended, else it fails; default: as long as it takes.';
+deadline: how long after it may begin it must have ended, else it fails; default: as long as it takes.
+partition: which part of its queue it waits in, such as a tenant, of up to 200 characters; the queue must have
+    partitions; default: none.
+start_before: when it is too late to begin: if it has not begun by then, it fails; default: never.
+dedup: a key, of up to 1,000 bytes, that the run has while it is unfinished, unique within its workflow;
+    default: none.
+on_duplicate: what becomes of a start whose dedup key an unfinished run has: existing gives that run back,
+    reject refuses, replace cancels that run and starts this one; default: existing.
+debounce: a key, of up to 1,000 bytes: until the run is due, another start of the workflow with it gives the
+    same run back, with the later input, attributes and deadline, put off again; default: none.
+quiet: how long after the last such start it is due; default: none, but debounce needs it.
+most: with debounce: how long after the first such start it is due at the latest; default: however long.';

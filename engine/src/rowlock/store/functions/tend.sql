@@ -1,6 +1,6 @@
--- tend: what any worker does for all of them, a bounded batch at a time: promote what has
--- fallen due, wake whom a busy journal could not wake, take over from the dead. All SKIP LOCKED,
--- so workers pass each other. Waking takes FOR NO KEY UPDATE, which passes those who watch the task;
+-- tend: what any worker does for all of them, a bounded batch at a time: promote what has fallen due, end
+-- what is too late to begin (late.sql), wake whom a busy journal could not wake, take over from the dead.
+-- All SKIP LOCKED, so workers pass each other. Waking takes FOR NO KEY UPDATE, which passes those who watch the task;
 -- taking over takes FOR UPDATE, which does not pass a transaction step between fence and commit.
 
 -- promote_due: make ready what has fallen due (sleeps, delayed starts, retries, timeouts). The
@@ -178,12 +178,16 @@ begin
     taken_over := rowlock.reap(p_limit, p_max_takeovers);
     woken := rowlock.sweep_cancels(p_limit);
     -- A full batch of any of these is told as one: there may be more.
-    promoted := least(p_limit, rowlock.promote_due(p_limit) + rowlock.lift_pauses(p_limit));
+    promoted := least(p_limit, rowlock.end_late(p_limit) + rowlock.promote_due(p_limit)
+                               + rowlock.lift_pauses(p_limit));
     woken := least(p_limit, woken + rowlock.sweep_wakes(p_limit));
-    select extract(epoch from t.due_at - clock_timestamp())::double precision into next_due_in
-      from rowlock.task as t
-     where t.state in ('scheduled', 'waiting') and t.due_at < 'infinity'
-     order by t.due_at
-     limit 1;
+    select extract(epoch from least(
+               (select t.due_at from rowlock.task as t
+                 where t.state in ('scheduled', 'waiting') and t.due_at < 'infinity'
+                 order by t.due_at limit 1),
+               (select t.start_before from rowlock.task as t
+                 where t.start_before is not null and t.started_at is null
+                 order by t.start_before limit 1)) - clock_timestamp())::double precision
+      into next_due_in;
     return next;
 end $$;

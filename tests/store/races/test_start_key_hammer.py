@@ -1,0 +1,174 @@
+"""Keys of dedup and debounce at random, by a seed: callers, workers, redos meet on two of each.
+
+Somebody looks all the time: no two unfinished runs have a dedup key, but those that were replaced.
+In the end no debounced run has begun with an input that a later one should have replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import psycopg
+
+from rowlock import Debounce, Dedup
+from store.races.sessions import Session, Worker, World, finish, release, step
+
+SECONDS = float(os.environ.get("ROWLOCK_HAMMER_SECONDS", "5"))
+SEED = int(os.environ.get("ROWLOCK_HAMMER_SEED", "0")) or random.SystemRandom().randint(1, 10**6)
+ISOLATIONS = ["read committed"] * 3 + ["repeatable read", "serializable"]
+KEYS = ["a", "b"]
+FORGIVEN = {"RLS01", "RLS02", "RLS06", "40001"}
+
+# A run has its key unless another start took it, which asked it to stop in the same transaction (or
+# found that somebody had). A key names one run, so no two have it.
+WITHOUT_ITS_KEY = """
+select r.id from rowlock.run as r
+  join rowlock.task as t on t.run_id = r.id
+ where r.dedup is not null
+   and not exists (select from rowlock.cancel_request as c
+                    where c.run_id = r.id and c.generation = t.generation)
+   and not exists (select from rowlock.start_key as k
+                    where k.kind = 'dedup' and k.key = r.dedup and k.run_id = r.id)
+"""
+
+
+@dataclass
+class Put:
+    """A debounced start that was committed: between which moments, on which run."""
+
+    run: UUID
+    value: int
+    began: float
+    done: float
+
+
+@dataclass
+class Hammer:
+    world: World
+    until: float
+    did: Counter[str] = field(default_factory=Counter)
+    puts: list[Put] = field(default_factory=list)
+    begun: dict[UUID, int] = field(default_factory=dict)
+    """Debounced runs, with the value that their first claim gave."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    values: int = 0
+
+    def goes_on(self) -> bool:
+        return time.monotonic() < self.until
+
+    def value(self) -> int:
+        with self.lock:
+            self.values += 1
+            return self.values
+
+
+def call_at_random(hammer: Hammer, session: Session, number: int) -> None:
+    dice = random.Random(SEED * 100 + number)
+    while hammer.goes_on():
+        key, value, began = dice.choice(KEYS), hammer.value(), time.monotonic()
+        what = dice.choice(
+            ["dedup"] * 4 + ["debounce"] * 4 + ["cancel", "redo", "reschedule", "two"]
+        )
+        put: UUID | None = None
+        try:
+            session.begin(dice.choice(ISOLATIONS))
+            if what == "dedup":
+                policy = dice.choice(["existing", "existing", "reject", "replace"])
+                session.start(dedup=Dedup(key, policy))  # type: ignore[arg-type]
+            elif what == "debounce":
+                how = Debounce(key, dice.choice([0.001, 0.02]), dice.choice([None, 0.05]))
+                put = session.start(input=json.dumps({"value": value}), debounce=how)
+            elif what == "two":
+                asked = [{"workflow": "fulfil", "dedup": one} for one in KEYS]
+                session.start_many(*dice.sample(asked, 2))
+            else:
+                act = {
+                    "cancel": "select rowlock.cancel(run_id) from rowlock.runs"
+                    " where finished_at is null order by random() limit 1",
+                    "redo": "select case status when 'failed' then rowlock.retry(run_id)"
+                    "                           else rowlock.resume(run_id) end"
+                    "  from rowlock.runs where dedup is not null"
+                    "   and status in ('failed', 'cancelled', 'blocked') order by random() limit 1",
+                    "reschedule": "select rowlock.reschedule(run_id, now() + interval '5 ms')"
+                    "  from rowlock.runs where status in ('ready', 'scheduled')"
+                    " order by random() limit 1",
+                }
+                session.run(act[what])
+            session.run("select pg_sleep(%s)", dice.choice([0, 0, 0.002, 0.02]))
+            if dice.random() < 0.8:
+                session.commit()
+                hammer.did[what] += 1
+                if put is not None:
+                    hammer.puts.append(Put(put, value, began, time.monotonic()))
+            else:
+                session.rollback()
+        except psycopg.Error as error:
+            session.rollback()
+            if error.sqlstate not in FORGIVEN:
+                raise
+            hammer.did[f"{what}: {error.sqlstate}"] += 1
+
+
+def work(hammer: Hammer, worker: Worker, number: int) -> None:
+    """Never waits for a lock; gives runs back, blocks them, ends them one way or the other."""
+    dice = random.Random(SEED * 100 + 50 + number)
+    worker.run("set lock_timeout = '100 ms'")
+    while hammer.goes_on():
+        worker.tend()
+        for run in worker.claim(4):
+            value = json.loads(run.input).get("value")
+            if value is not None:
+                hammer.begun.setdefault(run.run_id, value)
+            kind = dice.choice(["end"] * 4 + ["back", "block"])
+            if kind == "end" or run.cancel is not None:
+                status = "cancelled" if run.cancel else dice.choice(["succeeded", "failed"])
+                worker.write(step(run, str(run.epoch)), finish(run, status))
+            else:
+                worker.write(release(run, None if kind == "back" else "nondeterminism"))
+
+
+def watch(hammer: Hammer, session: Session) -> tuple[int, list[object]]:
+    looks, seen = 0, list[object]()
+    while hammer.goes_on():
+        seen += session.run(WITHOUT_ITS_KEY)
+        looks += 1
+    return looks, seen
+
+
+def test_no_key_is_two_runs_and_no_later_input_is_lost(world: World) -> None:
+    hammer = Hammer(world, time.monotonic() + SECONDS)
+    callers = [world.session(f"caller {n}") for n in range(6)]
+    workers = [world.worker(f"worker {n}") for n in range(2)]
+    with ThreadPoolExecutor(9) as threads:
+        watched = threads.submit(watch, hammer, world.session("watch"))
+        rest = [threads.submit(call_at_random, hammer, one, n) for n, one in enumerate(callers)]
+        rest += [threads.submit(work, hammer, one, n) for n, one in enumerate(workers)]
+        for one in rest:
+            one.result()
+    looks, seen = watched.result()
+    print(f"seed {SEED}: {dict(hammer.did)}, {looks} looks, {len(hammer.begun)} debounced begun")
+    assert seen == [], f"seed {SEED}"
+    assert world.anybody.run(WITHOUT_ITS_KEY) == [], f"seed {SEED}"
+    lost = [
+        (put, value)
+        for run_id, value in hammer.begun.items()
+        for put in hammer.puts
+        if put.run == run_id and is_later(hammer, put, value)
+    ]
+    assert lost == [], f"seed {SEED}"
+    assert hammer.did["dedup"] > 10
+    assert hammer.did["debounce"] > 10
+
+
+def is_later(hammer: Hammer, put: Put, value: int) -> bool:
+    """Whether a start began after the one whose value was run with was committed (if it was)."""
+    used = next((one for one in hammer.puts if one.value == value), None)
+    return used is None or put.began > used.done
