@@ -9,6 +9,7 @@ from typing import Any
 from rowlock.model.envelope import Codecs
 from rowlock.model.failure import ErrorRegistry
 from rowlock.model.inputs import Inputs
+from rowlock.model.schedules import Declaration
 from rowlock.model.values import Shape
 
 
@@ -35,3 +36,4 @@ class Code:
     codecs: Codecs | None = None
     lines: Mapping[str, str] = field(default_factory=dict)
     """Where its steps and workflows are defined, as ``file:line`` by name."""
+    schedules: tuple[Declaration, ...] = ()
