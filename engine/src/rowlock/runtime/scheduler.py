@@ -62,8 +62,8 @@ class Scheduler:
         self._session = session
         self._sooner = asyncio.Event()
         self._is_declared = False
-        self.looks = 0
-        """How often it has looked, and done what it found."""
+        self.is_placed = False
+        """It has looked, and said what the code says if that counts."""
 
     def poke(self) -> None:
         """Somebody said that a schedule has changed: look now."""
@@ -88,7 +88,6 @@ class Scheduler:
                 # Nothing else of this worker depends on it.
                 log.warning("schedules can't be looked at, trying again: %s", error)
                 pause_s = max(STAND_BACK_S, backoff.next_s())
-            self.looks += 1
             try:
                 async with asyncio.timeout(pause_s):
                     await self._sooner.wait()
@@ -103,6 +102,7 @@ class Scheduler:
         )
         if await self._declare(is_current=bool(looked.is_current)):
             return 0.0
+        self.is_placed = True
         verdicts = [await self._tick(one) for one in found if one.kind == "due"]
         fills = [await self._fill(one) for one in found if one.kind == "backfill"]
         next_s = POLL_S if looked.next_in is None else looked.next_in + AFTER_S
