@@ -82,9 +82,11 @@ async def test_a_queued_tick_begins_when_the_run_before_has_ended(
 ) -> None:
     clock = Clock()
     async with rowlock_harness(clock.app) as harness:
-        options = {"overlap": "queue", "catch_up": "all"}
         await harness.client.create_schedule(
-            "hours", "0 * * * *", clock.last, args={"hours": 1.5}, **options
+            *("hours", "0 * * * *", clock.last),
+            args={"hours": 1.5},
+            overlap="queue",
+            catch_up="all",
         )
         await harness.advance(7 * HOUR)
         ticks = [tick for tick, _ in clock.struck]
@@ -185,5 +187,5 @@ def test_two_schedules_need_two_names() -> None:
     clock = Clock()
     with pytest.raises(ConfigurationError, match="two schedules named hours"):
         clock.app.schedule("0 3 * * *", name="hours")(clock.strike)
-    with pytest.raises(ConfigurationError, match="above @app.workflow"):
+    with pytest.raises(ConfigurationError, match=r"above @app\.workflow"):
         clock.app.schedule("0 3 * * *")(lambda: None)  # type: ignore[type-var]

@@ -90,6 +90,8 @@ COMMANDS = {
         "pause", "Stop the claiming of runs of a queue, of a workflow, or of all of an app."
     ),
     "unpause": Where("pause", "End a pause that was made with the same options, and no other."),
+    "schedules": Where("schedules", "List schedules, and when each ticks next."),
+    "schedule": Where("schedules", "Make, change, pause, trigger, backfill and delete schedules."),
     "queues": Where("fleet", "List queues, and how many unfinished runs they have in each state."),
     "workers": Where("fleet", "List worker processes."),
     "drain-worker": Where("fleet", "Let worker processes take no new runs, for good."),

@@ -53,8 +53,8 @@ class Harness:
     ``database_url``: a database to use instead; it is migrated if need be, and kept. ``databases``:
     where to make databases, instead of :func:`~rowlock.testing.databases.default_server`.
     ``schedules``: whether those that the code declares tick; without, only runs that the test
-    starts are there. ``slots``: as of a worker. ``settings``: for the worker and the client; their database is
-    replaced.
+    starts are there. ``slots``: as of a worker. ``settings``: for the worker and the client; their
+    database is replaced.
     """
 
     def __init__(
