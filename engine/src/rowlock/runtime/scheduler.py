@@ -62,6 +62,8 @@ class Scheduler:
         self._session = session
         self._sooner = asyncio.Event()
         self._is_declared = False
+        self._is_first = False
+        self._expects_none = True
         self.is_placed = False
         """It has looked, and said what the code says if that counts."""
 
@@ -91,6 +93,7 @@ class Scheduler:
             try:
                 async with asyncio.timeout(pause_s):
                     await self._sooner.wait()
+                    self._expects_none = True
             except TimeoutError:
                 pass
 
@@ -106,12 +109,17 @@ class Scheduler:
         verdicts = [await self._tick(one) for one in found if one.kind == "due"]
         fills = [await self._fill(one) for one in found if one.kind == "backfill"]
         next_s = POLL_S if looked.next_in is None else looked.next_in + AFTER_S
+        expects_none, self._expects_none = self._expects_none, False
         if "done" in verdicts or "done" in fills:
+            # There may be more; if there is not, that does not mean that others were faster.
+            self._is_first = self._expects_none = True
             return 0.0
         if "locked" in verdicts or "locked" in fills:
             # Perhaps a stranger holds it, for long: others have their time nevertheless.
             return min(next_s, STAND_BACK_S)
-        if next_s > EARLY_S:
+        if "taken" in verdicts or not expects_none:
+            self._is_first = False
+        if not self._is_first and next_s > EARLY_S:
             next_s = max(next_s, STAND_BACK_S * random.uniform(0.8, 1.2))
         return min(next_s, POLL_S * random.uniform(0.8, 1.2))
 
