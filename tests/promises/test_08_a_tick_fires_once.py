@@ -115,3 +115,36 @@ def test_a_tick_does_not_come_again_after_its_run_was_removed(database: str, sql
         until(lambda: sql("select 1 from rowlock.schedules where status in ('ended', 'removed')"))
     assert sql("select fired, last_tick from rowlock.schedules") == before
     assert sql.one("select count(*) from rowlock.run") == 0
+
+
+def test_a_stranger_who_holds_a_schedule_delays_no_other(
+    database: str, sql: Sql, client: BlockingClient
+) -> None:
+    for name in ("held", "free"):
+        client.create_schedule(name, "* * * * * *", scheduled.strike, catch_up="all")
+    fired = "select coalesce(sum(fired), 0) from rowlock.schedules where schedule = '{}'"
+    with worker(database):
+        until(sql.at_least(1, fired.format("held")))
+        stranger = Sql(database)
+        stranger("begin isolation level serializable")
+        stranger("select rowlock.update_schedule('held', priority => 7)")
+        before = sql.one(fired.format("held"))
+        until(sql.at_least(sql.one(fired.format("free")) + 4, fired.format("free")))
+        assert sql.one(fired.format("held")) == before
+        stranger("rollback")
+        stranger.close()
+        # What waited is made up for, none of it twice.
+        until(sql.at_least(before + 5, fired.format("held")))
+
+
+def test_the_code_of_the_current_version_says_what_ticks(database: str, sql: Sql) -> None:
+    what = "select cron from rowlock.schedules where schedule = 'hours'"
+    nights = "select status from rowlock.schedules where schedule = 'nights'"
+    with worker(database, "hourly", version="v1"):
+        until(lambda: sql(what) == [("0 * * * *",)])
+        with worker(database, "daily", version="v2"):
+            until(lambda: sql(what) == [("0 3 * * *",)])
+            until(lambda: sql(nights) == [("removed",)])
+            sql("select rowlock.promote('clock', 'v1')")
+            until(lambda: sql(what) == [("0 * * * *",)])
+            until(lambda: sql(nights) == [("active",)])
