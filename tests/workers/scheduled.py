@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from datetime import datetime
 
@@ -24,18 +23,8 @@ async def ring(what: str) -> str:
     return what
 
 
-@app.step
-async def dwell(seconds: float) -> None:
-    await asyncio.sleep(seconds)
-
-
-@app.workflow
-async def linger(seconds: float) -> None:
-    await dwell(seconds)
-
-
 if CODE == "each second":
-    app.schedule("* * * * * *", name="seconds", catch_up="all")(strike)
+    app.schedule("* * * * * *", name="seconds", overlap="allow", catch_up="all")(strike)
 elif CODE == "hourly":
     app.schedule("0 * * * *", name="hours")(strike)
     app.schedule("30 3 * * *", name="nights", timezone="Europe/Berlin", args={"what": "bell"})(ring)
