@@ -38,12 +38,17 @@ SUBJECTS = {
     "Keeping and deleting what has ended": (
         *("set_retention", "drop_retention", "retain_plan", "retain", "delete", "why_kept"),
     ),
+    "Schedules": (
+        *("create_schedule", "update_schedule", "delete_schedule", "pause_schedule"),
+        *("resume_schedule", "trigger_schedule", "backfill"),
+    ),
     "Versions and workers": ("promote", "retire", "current_version", "drain_worker"),
     "Who may use which app": ("grant_app", "revoke_app", "my_apps"),
 }
 VIEWS = (
     *("runs", "steps", "generations", "messages", "events", "streams", "waits"),
-    *("queues", "workers", "versions", "pauses", "retentions", "audit", "members"),
+    *("queues", "workers", "versions", "pauses", "schedules", "backfills"),
+    *("retentions", "audit", "members"),
 )
 REFUSALS = {
     "RLA01": "several apps are there, or none: which is meant must be said",
@@ -55,6 +60,7 @@ REFUSALS = {
     "RLN06": "no such worker",
     "RLN07": "no such app",
     "RLN08": "no such role",
+    "RLN09": "no such schedule",
     "RLP01": "the role may not use the app",
     "RLS01": "the run is in a state in which that can't be done",
     "RLS02": "the run has ended",
@@ -63,6 +69,7 @@ REFUSALS = {
     "RLS04": "the version is retired, is the current one, or has work left",
     "RLS05": "something needs the run",
     "RLS06": "an unfinished run has that dedup key",
+    "RLS07": "the schedule is there already, or stands in code",
     "RLV01": "a JSON value of the wrong shape",
     "RLV02": "a value out of its bounds",
 }

@@ -200,6 +200,14 @@ def _settle(estate: Estate, app: str) -> None:
         "insert into rowlock.arrival (arrived_at, count, name) values (now(), 1, %s) returning 1",
         f"{runs['running']}:1:7",
     )
+    sql("select rowlock.create_schedule('nightly', 'sort', '0 3 * * *', app => %s)", app)
+    sql("select rowlock.backfill('nightly', '2026-01-01', '2026-01-02', %s)", app)
+    sql(
+        "insert into rowlock.schedule_run (app, name, run_id) values (%s, 'nightly', %s)"
+        " returning 1",
+        app,
+        runs["ready"],
+    )
     assert len(claimed) == 7
 
 

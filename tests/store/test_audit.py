@@ -171,6 +171,41 @@ def test_changes_of_other_things_name_them(world: World) -> None:
     assert found[9][4:] == ({"concurrency": 5}, {})
 
 
+def test_changes_of_schedules_say_what_it_was_and_what_it_is(world: World) -> None:
+    admin = world.anybody
+    admin.run("select rowlock.show_app('shop', '{default}', '{fulfil}', '{default}')")
+    for call in (
+        "create_schedule('nightly', 'fulfil', '0 3 * * *', app => 'shop')",
+        "update_schedule('nightly', cron => '0 4 * * *', input => '{\"a\": 1}')",
+        "update_schedule('nightly', cron => '0 4 * * *')",
+        "pause_schedule('nightly', 'flood')",
+        "pause_schedule('nightly')",
+        "resume_schedule('nightly')",
+        "resume_schedule('nightly')",
+        "trigger_schedule('nightly')",
+        "backfill('nightly', '2026-01-01', '2026-01-02')",
+        "delete_schedule('nightly')",
+    ):
+        admin.run(f"select rowlock.{call}")
+    created, updated, paused, resumed, triggered, backfilled, deleted = audited(world)
+    assert {row[1] for row in audited(world)} == {"shop"}
+    assert {row[3] for row in audited(world)} == {"schedule nightly"}
+    assert (created[0], created[4], created[5]["cron"]) == ("create_schedule", {}, "0 3 * * *")
+    assert (updated[0], updated[4]["cron"]) == ("update_schedule", "0 3 * * *")
+    assert (updated[5]["cron"], updated[5]["input"]) == ("0 4 * * *", "another")
+    assert paused[0::5] == ("pause_schedule", {"paused": True, "reason": "flood"})
+    assert (resumed[0], resumed[4]["reason"], resumed[5]) == (
+        *("resume_schedule", "flood"),
+        {"paused": False},
+    )
+    assert (triggered[0], triggered[2]) == (
+        "trigger_schedule",
+        admin.ask("select id from rowlock.run"),
+    )
+    assert (backfilled[0], backfilled[5]["since"][:10]) == ("backfill", "2026-01-01")
+    assert (deleted[0], deleted[4]["cron"], deleted[5]) == ("delete_schedule", "0 4 * * *", {})
+
+
 def test_retention_says_what_it_was_and_what_it_is(world: World) -> None:
     run_id = in_state(world, "failed")
     admin = world.anybody
@@ -198,6 +233,8 @@ def test_every_function_that_changes_something_is_audited_or_says_why_not(world:
         *("grant_app", "revoke_app"),
         *("set_retention", "drop_retention", "delete"),
         *("set_limit", "unset_limit", "reset_limits"),
+        *("create_schedule", "update_schedule", "delete_schedule", "pause_schedule"),
+        *("resume_schedule", "trigger_schedule", "backfill"),
     }
     assert changing == audited_above | UNAUDITED
 

@@ -69,6 +69,38 @@ CALLS: dict[str, dict[str, Any]] = {
     "move": {"run_id": "ready", "queue": "other"},
     "reprioritise": {"run_id": "ready", "priority": 3},
     "reschedule": {"run_id": "ready", "at": "2100-01-01"},
+    "create_schedule": {
+        "name": "nightly",
+        "workflow": "fulfil",
+        "cron": "0 3 * * *",
+        "timezone": "Europe/Berlin",
+        "tick_argument": "tick",
+        "queue": "default",
+        "overlap": "skip",
+        "catch_up": "last",
+        "app": "shop",
+    },
+    "update_schedule": {
+        "name": "hourly",
+        "workflow": "fulfil",
+        "cron": "0 3 * * *",
+        "timezone": "Europe/Berlin",
+        "tick_argument": "tick",
+        "queue": "default",
+        "overlap": "skip",
+        "catch_up": "last",
+        "app": "shop",
+    },
+    "delete_schedule": {"name": "hourly", "app": "shop"},
+    "pause_schedule": {"name": "hourly", "reason": "why", "app": "shop"},
+    "resume_schedule": {"name": "hourly", "app": "shop"},
+    "trigger_schedule": {"name": "hourly", "app": "shop"},
+    "backfill": {
+        "name": "hourly",
+        "since": "2026-01-01",
+        "until": "2026-01-02",
+        "app": "shop",
+    },
     "promote": {"app": "shop", "version": "v1"},
     "retire": {"app": "shop", "version": "v0"},
     "drain_worker": {"worker_id": "worker"},
@@ -107,6 +139,7 @@ def things(world: World) -> Things:
     worker, admin = world.worker(), world.anybody
     admin.run("update rowlock.queue set partitions = true")
     admin.run("insert into rowlock.version (app, name) values ('shop', 'v0'), ('shop', 'v1')")
+    admin.run("select rowlock.create_schedule('hourly', 'fulfil', every => interval '1 hour')")
     running, failed, succeeded, blocked = world.claimed_by(worker, 4)
     worker.write(step(failed, "1"), finish(failed, "failed"), step(succeeded, "1"))
     worker.write(finish(succeeded), release(blocked, "nondeterminism"))

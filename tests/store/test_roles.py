@@ -264,6 +264,38 @@ REACHES: dict[str, tuple[str, str]] = {
         """select * from rowlock.record_failed_transaction(
                %(running)s, 1, 1, '9', 9, 'x', 1, 0.1, '{}')""",
     ),
+    "create_schedule": (
+        "shop_client",
+        "select rowlock.create_schedule('new', 'sort', '* * * * *', app => 'bank')",
+    ),
+    "update_schedule": (
+        "shop_client",
+        "select rowlock.update_schedule('nightly', cron => '* * * * *', app => 'bank')",
+    ),
+    "delete_schedule": ("shop_client", "select rowlock.delete_schedule('nightly', 'bank')"),
+    "trigger_schedule": ("shop_client", "select rowlock.trigger_schedule('nightly', 'bank')"),
+    "look_at_schedules": (
+        "shop_worker",
+        "select * from rowlock.look_at_schedules('bank', 'v1', 100) where kind = 'due'",
+    ),
+    "schedules_to_place": (
+        "shop_worker",
+        # a zone's: there is none in either app
+        "select 1 where not exists (select from rowlock.schedules_to_place('bank', '', 100))",
+    ),
+    "tick": (
+        "shop_worker",
+        "select rowlock.tick('bank', 'nightly', 1, now(), array[now()], now())",
+    ),
+    "backfill_ticks": (
+        "shop_worker",
+        "select rowlock.backfill_ticks('bank', 1, 1, now(), array[now()], true, null)",
+    ),
+    "set_schedule_aside": (
+        "shop_worker",
+        "select rowlock.set_schedule_aside('bank', 'nightly', 1, 'no')",
+    ),
+    "declare_schedules": ("shop_worker", "select rowlock.declare_schedules('bank', 'v1', '[]')"),
     "explain": (
         "shop_client",
         "select * from rowlock.explain(%(running)s) where cause <> 'unknown'",

@@ -18,12 +18,12 @@ import psycopg
 import pytest
 from psycopg import pq
 
-from rowlock.store import controls, examination, reports, statements
+from rowlock.store import controls, examination, reports, schedules, statements
 from rowlock.store.connection import Statement
 
 STATEMENTS = {
     name: value
-    for module in (statements, controls, reports, examination)
+    for module in (statements, controls, schedules, reports, examination)
     for name, value in vars(module).items()
     if isinstance(value, Statement)
 }

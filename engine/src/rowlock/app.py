@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import (
@@ -48,9 +48,11 @@ from rowlock.model.inputs import Inputs, hints_of
 from rowlock.model.limits import limits_of
 from rowlock.model.rates import Rate
 from rowlock.model.retry import Retry
+from rowlock.model.schedules import CatchUp, Declaration, Overlap
 from rowlock.model.values import Shape
 from rowlock.runtime import inside, source
 from rowlock.runtime.tenure import WorkerOptions
+from rowlock.scheduling import When, declaration
 from rowlock.settings import Settings
 from rowlock.store.transactions import ISOLATION_LEVELS
 from rowlock.worker import BlockingWorker, Worker
@@ -80,6 +82,7 @@ R = TypeVar("R")
 Duration = timedelta | float
 
 T = TypeVar("T")
+W = TypeVar("W", bound=Workflow[..., Any])
 
 MOST_NAME_CHARS = 200
 MOST_SECONDS = 100 * 365 * 86400
@@ -150,6 +153,7 @@ class App:
         self._codecs = Codecs.of(codec)
         self._workflows: dict[str, WorkflowCode] = {}
         self._steps: dict[str, Callable[..., Any]] = {}
+        self._schedules: dict[str, Declaration] = {}
         self._queues: dict[str, Queue] = {"default": Queue(name, "default")}
         self._limits: dict[str, dict[str, Any]] = {}
 
@@ -169,6 +173,7 @@ class App:
             self._codecs,
             {name: line for name, line in lines.items() if line is not None},
             json.dumps({name: self._limits.get(name, {}) for name in self._queues}),
+            tuple(self._schedules.values()),
         )
 
     @property
@@ -333,6 +338,65 @@ class App:
             return kind(code, function, self.name)
 
         return register if function is None else register(function)
+
+    def schedule(
+        self,
+        when: When,
+        *,
+        name: str | None = None,
+        timezone: str = "UTC",
+        jitter: Duration = 0.0,
+        overlap: Overlap = "skip",
+        catch_up: CatchUp = "last",
+        window: Duration | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        queue: Queue | str | None = None,
+        priority: int | None = None,
+        args: Mapping[str, Any] | None = None,
+    ) -> Callable[[W], W]:
+        """Have a workflow started by the calendar: ``@app.schedule("0 3 * * *")`` above it.
+
+        ``when``: a cron expression (minute hour day month weekday, or six fields with seconds in
+        front) or an interval. ``name``: the workflow's by default; several on one workflow need
+        names. ``args``: its arguments; a parameter ``tick`` is given the time of the tick. The
+        rest: see :class:`rowlock.scheduling.ScheduleOptions`. Each tick starts one run, whichever
+        workers are there. What the code of the current version does not declare any more stops.
+        """
+
+        def register(workflow: W) -> W:
+            if not isinstance(workflow, Workflow) or workflow.app != self.name:
+                raise ConfigurationError(
+                    f"@app.schedule goes above @app.workflow of the same app, not above "
+                    f"{workflow!r}"
+                )
+            schedule_name = _checked(name or workflow.name, "schedule")
+            if schedule_name in self._schedules:
+                raise ConfigurationError(
+                    f"app {self.name} has two schedules named {schedule_name}; give one a name=…"
+                )
+            self._schedules[schedule_name] = declaration(
+                schedule_name,
+                when,
+                workflow,
+                args,
+                None,
+                self._codecs,
+                {
+                    "timezone": timezone,
+                    "jitter": jitter,
+                    "overlap": overlap,
+                    "catch_up": catch_up,
+                    "window": window,
+                    "start": start,
+                    "end": end,
+                    "queue": None if queue is None else self._queue_name(queue),
+                    "priority": priority,
+                },
+            )
+            return workflow
+
+        return register
 
     @overload
     def step(  # type: ignore[overload-overlap]

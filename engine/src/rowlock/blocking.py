@@ -20,9 +20,11 @@ from rowlock.client.operations import LimitName, Limits, Operation
 from rowlock.errors import Refused
 from rowlock.model.code import Code
 from rowlock.model.envelope import Chain, Codec
+from rowlock.scheduling import ScheduleOptions, When, declaration
 from rowlock.settings import Settings
 from rowlock.starting import StartOptions
 from rowlock.store.controls import Explanation, QueueRow, VersionRow, WorkerRow
+from rowlock.store.schedules import BackfillRow, ScheduleRow
 from rowlock.store.statements import START_MANY, StepRow
 from rowlock.workflow import Workflow, WorkflowCall
 
@@ -322,6 +324,75 @@ class BlockingClient:
     def drain_worker(self, worker_id: int, *, connection: Any = None) -> bool:
         """Let a worker take no new runs, for good; those it has go on."""
         return self._do(operations.drain_worker(worker_id), connection)
+
+    def create_schedule(
+        self,
+        name: str,
+        when: When,
+        workflow: Workflow[..., Any] | str,
+        *,
+        args: Mapping[str, Any] | None = None,
+        tick: str | None = None,
+        connection: Any = None,
+        **options: Unpack[ScheduleOptions],
+    ) -> None:
+        """Have a workflow started by the calendar; see :meth:`rowlock.Client.create_schedule`."""
+        codecs = self._client._codecs
+        schedule = declaration(name, when, workflow, args, tick, codecs, options)
+        app = self._client._named_app("create_schedule")
+        self._do(operations.create_schedule(app, schedule), connection)
+
+    def update_schedule(
+        self,
+        name: str,
+        *,
+        when: When | None = None,
+        workflow: Workflow[..., Any] | str | None = None,
+        args: Mapping[str, Any] | None = None,
+        tick: str | None = None,
+        connection: Any = None,
+        **options: Unpack[ScheduleOptions],
+    ) -> bool:
+        """Change a schedule; see :meth:`rowlock.Client.update_schedule`."""
+        operation = self._client._updating(name, when, workflow, args, tick, options)
+        return self._do(operation, connection)
+
+    def pause_schedule(
+        self, name: str, *, reason: str | None = None, connection: Any = None
+    ) -> bool:
+        """Stop its ticks; runs that it started go on. Whether it was not paused before."""
+        app = self._client._named_app("pause_schedule")
+        return self._do(operations.pause_schedule(app, name, reason), connection)
+
+    def resume_schedule(self, name: str, *, connection: Any = None) -> bool:
+        """Let it tick again, from now on. Whether it was paused."""
+        app = self._client._named_app("resume_schedule")
+        return self._do(operations.resume_schedule(app, name), connection)
+
+    def delete_schedule(self, name: str, *, connection: Any = None) -> None:
+        """Delete a schedule that code does not declare."""
+        app = self._client._named_app("delete_schedule")
+        self._do(operations.delete_schedule(app, name), connection)
+
+    def trigger_schedule(self, name: str, *, connection: Any = None) -> BlockingRun[Any]:
+        """Start a run of it now, beside its ticks."""
+        app = self._client._named_app("trigger_schedule")
+        return self.run(self._do(operations.trigger_schedule(app, name), connection))
+
+    def backfill(
+        self, name: str, since: datetime, until: datetime, *, connection: Any = None
+    ) -> int:
+        """Have the past ticks of a range run; see :meth:`rowlock.Client.backfill`."""
+        app = self._client._named_app("backfill")
+        return self._do(operations.backfill(app, name, since, until), connection)
+
+    def schedules(self, name: str | None = None) -> list[ScheduleRow]:
+        """The schedules, or the one of this name."""
+        return self._wait(self._client.schedules(name))
+
+    def backfills(self) -> list[BackfillRow]:
+        """The backfills that were asked for, and how far they are."""
+        return self._wait(self._client.backfills())
 
 
 async def _next(entries: AsyncIterator[StreamEntry[Any]]) -> StreamEntry[Any] | None:

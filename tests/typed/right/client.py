@@ -10,7 +10,19 @@ from psycopg import AsyncConnection, Connection
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from rowlock import App, BlockingRun, Client, Debounce, Dedup, Run, RunInfo, Settings, call
+from rowlock import (
+    App,
+    BlockingRun,
+    Client,
+    Debounce,
+    Dedup,
+    Run,
+    RunInfo,
+    Settings,
+    WorkflowCall,
+    call,
+)
+from rowlock.scheduling import next_ticks
 from rowlock.starting import Sql
 
 app = App("typed client", settings=Settings(database_url="postgresql://…"))
@@ -19,6 +31,30 @@ app = App("typed client", settings=Settings(database_url="postgresql://…"))
 @app.workflow
 async def fulfil(order: int, gift: bool = False) -> str:
     return f"{order} {gift}"
+
+
+@app.schedule(timedelta(minutes=15), name="often", args={"order": 7}, overlap="queue")
+@app.schedule("0 3 * * *", timezone="Europe/Berlin", jitter=30, args={"order": 8})
+@app.workflow
+async def nightly(order: int) -> str:
+    return f"{order}"
+
+
+async def schedules(client: Client, mine: AsyncConnection[Any]) -> None:
+    assert_type(nightly(7), WorkflowCall[str])
+    await client.create_schedule("tea", "0 16 * * *", nightly, args={"order": 9}, window=60)
+    await client.create_schedule("tea", timedelta(hours=1), "by name", connection=mine)
+    assert_type(await client.update_schedule("tea", when="0 17 * * *", overlap="allow"), bool)
+    assert_type(await client.pause_schedule("tea", reason="closed"), bool)
+    assert_type(await client.resume_schedule("tea"), bool)
+    assert_type(await client.trigger_schedule("tea"), Run[Any])
+    assert_type(await client.backfill("tea", datetime.now(UTC), datetime.now(UTC)), int)
+    await client.delete_schedule("tea")
+    [row] = await client.schedules("tea")
+    assert_type(row.next_tick, datetime | None)
+    assert_type(next_ticks(row), list[datetime])
+    with app.blocking_client() as blocking_client:
+        assert_type(blocking_client.trigger_schedule("tea"), BlockingRun[Any])
 
 
 async def starts(mine: AsyncConnection[Any], session: AsyncSession) -> None:

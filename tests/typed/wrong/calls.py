@@ -86,6 +86,9 @@ async def starts(client: Client, run: Run[str]) -> None:
     number: int = await (await client.start(fulfil(7))).result()  # error: assignment
     await client.start_many(fulfil(7))  # error: arg-type
     await client.start_many([fulfil(7)], key="k")  # error: call-arg
+    await client.create_schedule("s", 15, fulfil)  # error: arg-type
+    await client.create_schedule("s", "0 3 * * *", fulfil, overlap="x")  # error: arg-type
+    app.schedule("0 3 * * *", catch_up="some")  # error: arg-type
     await client.runs(state="failed")  # error: call-arg
     await run.send()  # error: call-arg
     percent: str = await run.event("progress", int)  # error: arg-type

@@ -93,6 +93,8 @@ COMMANDS = {
     ),
     "unpause": Where("pause", "End a pause that was made with the same options, and no other."),
     "limit": Where("limit", "Show what limits a queue, or change it while it works."),
+    "schedules": Where("schedules", "List schedules, and when each ticks next."),
+    "schedule": Where("schedules", "Make, change, pause, trigger, backfill and delete schedules."),
     "queues": Where("fleet", "List queues, and how many unfinished runs they have in each state."),
     "workers": Where("fleet", "List worker processes."),
     "drain-worker": Where("fleet", "Let worker processes take no new runs, for good."),

@@ -40,6 +40,7 @@ from rowlock.model.envelope import Chain, Codec, Codecs
 from rowlock.model.failure import ErrorRegistry
 from rowlock.model.inputs import Arguments
 from rowlock.model.states import Outcome, TaskState
+from rowlock.scheduling import ScheduleOptions, When, declaration
 from rowlock.settings import Settings
 from rowlock.starting import ATTRIBUTES, StartOptions, aware, start_parameters
 from rowlock.store.connection import Backoff, SessionPool, Statement
@@ -51,6 +52,7 @@ from rowlock.store.controls import (
     VersionRow,
     WorkerRow,
 )
+from rowlock.store.schedules import BACKFILLS, SCHEDULES, BackfillRow, ScheduleRow
 from rowlock.store.statements import (
     DECLARE_QUEUES,
     ENDED_OR_UNKNOWN,
@@ -398,6 +400,111 @@ class Client:
     async def drain_worker(self, worker_id: int, *, connection: Any = None) -> bool:
         """Let a worker take no new runs, for good; those it has go on. Raises Refused."""
         return await self._do(operations.drain_worker(worker_id), connection)
+
+    # --- schedules
+
+    async def create_schedule(
+        self,
+        name: str,
+        when: When,
+        workflow: Workflow[..., Any] | str,
+        *,
+        args: Mapping[str, Any] | None = None,
+        tick: str | None = None,
+        connection: Any = None,
+        **options: Unpack[ScheduleOptions],
+    ) -> None:
+        """Have a workflow started by the calendar from now on.
+
+        ``when``: a cron expression or an interval. ``args``: the workflow's arguments by name.
+        ``tick``: which argument is given the time of the tick; ``tick`` by default, if the workflow
+        is known here and has it. Options: see :class:`rowlock.scheduling.ScheduleOptions`. Raises
+        ConfigurationError, Refused.
+        """
+        schedule = declaration(name, when, workflow, args, tick, self._codecs, options)
+        app = self._named_app("create_schedule")
+        await self._do(operations.create_schedule(app, schedule), connection)
+
+    async def update_schedule(
+        self,
+        name: str,
+        *,
+        when: When | None = None,
+        workflow: Workflow[..., Any] | str | None = None,
+        args: Mapping[str, Any] | None = None,
+        tick: str | None = None,
+        connection: Any = None,
+        **options: Unpack[ScheduleOptions],
+    ) -> bool:
+        """Change a schedule; what is not given stays. Whether that made a difference.
+
+        With another timing it ticks anew from now on. One that code declares stays as changed until
+        its declaration changes. Raises ConfigurationError, Refused.
+        """
+        operation = self._updating(name, when, workflow, args, tick, options)
+        return await self._do(operation, connection)
+
+    def _updating(
+        self,
+        name: str,
+        when: When | None,
+        workflow: Workflow[..., Any] | str | None,
+        args: Mapping[str, Any] | None,
+        tick: str | None,
+        options: ScheduleOptions,
+    ) -> Operation[bool]:
+        return operations.update_schedule(
+            self._named_app("update_schedule"),
+            name,
+            self._codecs,
+            when=when,
+            workflow=workflow.name if isinstance(workflow, Workflow) else workflow,
+            args=args,
+            tick=tick,
+            options=options,
+        )
+
+    async def pause_schedule(
+        self, name: str, *, reason: str | None = None, connection: Any = None
+    ) -> bool:
+        """Stop its ticks; runs that it started go on. Whether it was not paused before."""
+        app = self._named_app("pause_schedule")
+        return await self._do(operations.pause_schedule(app, name, reason), connection)
+
+    async def resume_schedule(self, name: str, *, connection: Any = None) -> bool:
+        """Let it tick again, from now on. Whether it was paused."""
+        app = self._named_app("resume_schedule")
+        return await self._do(operations.resume_schedule(app, name), connection)
+
+    async def delete_schedule(self, name: str, *, connection: Any = None) -> None:
+        """Delete a schedule that code does not declare. Raises Refused."""
+        app = self._named_app("delete_schedule")
+        await self._do(operations.delete_schedule(app, name), connection)
+
+    async def trigger_schedule(self, name: str, *, connection: Any = None) -> Run[Any]:
+        """Start a run of it now, beside its ticks. Raises Refused."""
+        app = self._named_app("trigger_schedule")
+        run_id = await self._do(operations.trigger_schedule(app, name), connection)
+        return self.run(run_id)
+
+    async def backfill(
+        self, name: str, since: datetime, until: datetime, *, connection: Any = None
+    ) -> int:
+        """Have the past ticks of a range run, each once; the end itself is not in it.
+
+        A tick that has a run keeps it. Gives the number under which :meth:`backfills` tells how far
+        it is. Raises ConfigurationError, Refused.
+        """
+        app = self._named_app("backfill")
+        return await self._do(operations.backfill(app, name, since, until), connection)
+
+    async def schedules(self, name: str | None = None) -> list[ScheduleRow]:
+        """The schedules, or the one of this name; rowlock.scheduling.next_ticks computes on."""
+        return await self._read(SCHEDULES, {"app": self._app, "name": name})
+
+    async def backfills(self) -> list[BackfillRow]:
+        """The backfills that were asked for, and how far they are."""
+        return await self._read(BACKFILLS, {"app": self._app})
 
     def _named_app(self, what: str) -> str:
         if self._app is None:

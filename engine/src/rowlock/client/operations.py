@@ -20,7 +20,9 @@ from rowlock.model.commands import seconds_of
 from rowlock.model.envelope import Codecs
 from rowlock.model.limits import limits_of
 from rowlock.model.rates import Rate
+from rowlock.model.schedules import Declaration
 from rowlock.model.values import Shape
+from rowlock.scheduling import ScheduleOptions, When, change, creation
 from rowlock.starting import aware
 from rowlock.store.connection import Statement
 from rowlock.store.controls import (
@@ -35,6 +37,15 @@ from rowlock.store.controls import (
     SET_LIMIT,
     UNPAUSE,
     UNSET_LIMIT,
+)
+from rowlock.store.schedules import (
+    BACKFILL,
+    CREATE_SCHEDULE,
+    DELETE_SCHEDULE,
+    PAUSE_SCHEDULE,
+    RESUME_SCHEDULE,
+    TRIGGER_SCHEDULE,
+    UPDATE_SCHEDULE,
 )
 from rowlock.store.statements import (
     CANCEL,
@@ -234,6 +245,53 @@ def retire(app: str | None, version: str) -> Operation[bool]:
 def drain_worker(worker_id: int) -> Operation[bool]:
     check(worker=worker_id)
     return Operation(DRAIN_WORKER, {"worker": worker_id})
+
+
+def create_schedule(app: str, schedule: Declaration) -> Operation[None]:
+    return Operation(CREATE_SCHEDULE, creation(schedule, app))
+
+
+def update_schedule(
+    app: str,
+    name: str,
+    codecs: Codecs | None,
+    *,
+    when: When | None,
+    workflow: str | None,
+    args: Mapping[str, Any] | None,
+    tick: str | None,
+    options: ScheduleOptions,
+) -> Operation[bool]:
+    parameters = change(name, when, workflow, args, tick, codecs, options, app)
+    return Operation(UPDATE_SCHEDULE, parameters)
+
+
+def pause_schedule(app: str, name: str, reason: str | None) -> Operation[bool]:
+    return Operation(PAUSE_SCHEDULE, {"app": app, "name": name, "reason": reason})
+
+
+def resume_schedule(app: str, name: str) -> Operation[bool]:
+    return Operation(RESUME_SCHEDULE, {"app": app, "name": name})
+
+
+def delete_schedule(app: str, name: str) -> Operation[None]:
+    return Operation(DELETE_SCHEDULE, {"app": app, "name": name})
+
+
+def trigger_schedule(app: str, name: str) -> Operation[UUID]:
+    return Operation(TRIGGER_SCHEDULE, {"app": app, "name": name})
+
+
+def backfill(app: str, name: str, since: datetime, until: datetime) -> Operation[int]:
+    return Operation(
+        BACKFILL,
+        {
+            "app": app,
+            "name": name,
+            "since": aware(since, "since"),
+            "until": aware(until, "until"),
+        },
+    )
 
 
 def _input(call: WorkflowCall[Any] | None, codecs: Codecs | None) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 from rowlock.model.envelope import Codecs
 from rowlock.model.failure import ErrorRegistry
 from rowlock.model.inputs import Inputs
+from rowlock.model.schedules import Declaration
 from rowlock.model.values import Shape
 
 
@@ -37,3 +38,4 @@ class Code:
     """Where its steps and workflows are defined, as ``file:line`` by name."""
     declared: str = "{}"
     """The limits of its queues, as a JSON object by name."""
+    schedules: tuple[Declaration, ...] = ()

@@ -81,6 +81,31 @@ class Inputs:
         stored = {name: self._shapes[name].store(value) for name, value in bound.arguments.items()}
         return _joined(f"the input of {self._name}", stored)
 
+    def bind_some(self, given: Mapping[str, Any], later: str | None) -> str:
+        """Return the JSON object of arguments by name; one of them is given later, by others.
+
+        Defaults are left out: each run takes those of the code that runs it. Raises MisplacedCall
+        for unknown and missing names, InvalidValue for what does not fit.
+        """
+        for name in given:
+            if name not in self._shapes:
+                raise MisplacedCall(f"{self._name}{self._signature} has no parameter {name}.")
+        missing = [n for n in self._shapes if n not in {*given, *self._defaults, later}]
+        if missing:
+            raise MisplacedCall(
+                f"{self._name}{self._signature} needs a value for {', '.join(missing)}."
+            )
+        stored = {name: self._shapes[name].store(value) for name, value in given.items()}
+        return _joined(f"the input of {self._name}", stored)
+
+    def takes(self, name: str) -> bool:
+        """Whether there is such a parameter."""
+        return name in self._shapes
+
+    def check_one(self, name: str, text: str) -> None:
+        """Raises InvalidValue if a parameter can't be given this JSON."""
+        self._shapes[name].load(text)
+
     def load(self, text: str | bytes | None) -> dict[str, Any]:
         """Return the keyword arguments that JSON text holds; nothing and ``null`` mean ``{}``.
 

@@ -1,9 +1,9 @@
 """One registration of a worker process: from its lease to its leaving.
 
 Binds the services together: the claimer loads runs, executions journal their outcomes, the keeper
-renews the lease, the tender, the watcher and the janitor look around. When the database no longer
-knows the worker, or the lease could not be renewed, the tenure ends: all its runs are dropped,
-nothing more is recorded, and the process begins a new one.
+renews the lease, the tender, the watcher, the janitor and the scheduler look around. When the
+database no longer knows the worker, or the lease could not be renewed, the tenure ends: all its
+runs are dropped, nothing more is recorded, and the process begins a new one.
 
 Reads and writes: store's DECLARE_QUEUES, SHOW_APP, REGISTER_WORKER, DRAIN, LEAVE; the rest through
 its services.
@@ -34,6 +34,7 @@ from rowlock.runtime.journal import Journal, WorkerGone
 from rowlock.runtime.keeper import LeaseExpired, LeaseKeeper
 from rowlock.runtime.points import Points
 from rowlock.runtime.request import Request
+from rowlock.runtime.scheduler import Scheduler
 from rowlock.runtime.step_threads import StepThreads
 from rowlock.runtime.steps import StepRunner
 from rowlock.runtime.stopping import CancelRequest
@@ -128,6 +129,7 @@ class Tenure:
         self.watcher = Watcher(self._control)
         self.tender = Tender(settings, control, on_ready=self._poke, observer=observer)
         self._janitor = Janitor(settings, control, observer)
+        self.scheduler = Scheduler(code.app, settings.version, code.schedules, control)
         self._keeper = LeaseKeeper(
             settings,
             control,
@@ -237,6 +239,7 @@ class Tenure:
                     group.create_task(self.tender.run(), name="tender"),
                     group.create_task(self.watcher.run(), name="watcher"),
                     group.create_task(self._janitor.run(), name="janitor"),
+                    group.create_task(self.scheduler.run(), name="scheduler"),
                     group.create_task(self._crier.run(), name="crier"),
                 ]
                 self._claiming = group.create_task(self._claimer.run(), name="claimer")
@@ -308,13 +311,19 @@ class Tenure:
     async def _listen(self) -> None:
         backoff = Backoff()
         while True:
+            is_listening = False
             try:
                 async for news in self._listener.listen(f"rowlock_worker_{self.worker_id}"):
                     backoff.reset()
+                    if not is_listening:
+                        is_listening = True
+                        self.scheduler.poke()  # what was told before nobody heard
                     if news == "cancel":
                         self._keeper.poke()
                     elif news == "tend":
                         self._poke_tender()
+                    elif news == "schedule":
+                        self.scheduler.poke()
                     else:
                         self._poke()
             except Disconnected:

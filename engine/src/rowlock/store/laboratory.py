@@ -51,6 +51,13 @@ select coalesce((extract(epoch from clock_timestamp()) * 1e6)::bigint, 0) as now
        (extract(epoch from min(t.due_at) filter (
             where t.state in ('scheduled', 'waiting') and t.due_at < 'infinity')
             - clock_timestamp()) * 1e6)::bigint as next_due_us,
+       (select (extract(epoch from min(s.due_at) - clock_timestamp()) * 1e6)::bigint
+          from rowlock.schedule as s
+         where s.app = %(app)s and s.due_at < 'infinity'
+           and not (s.overlap = 'queue' and s.next_tick <= clock_timestamp()
+                    and rowlock.unfinished_of(s.app, s.name) <> '{}')) as next_tick_us,
+       (select count(*) from rowlock.schedule_backfill as b
+         where b.app = %(app)s and b.ended_at is null) as backfills,
        not exists (select from rowlock.task as x where x.run_id = %(run)s)
            and exists (select from rowlock.outcome as x where x.run_id = %(run)s) as finished
   from rowlock.task as t
@@ -101,8 +108,18 @@ class Look:
     wakes: int
     next_due_us: int | None
     """Until the next timer falls due; 0 or less: it is due already. None: there is none."""
+    next_tick_us: int | None
+    """Until the next tick of a schedule; 0 or less: it is due. None: there is none."""
+    backfills: int
+    """How many are not done."""
     finished: bool
     """Whether the run that was asked about has ended."""
+
+    @property
+    def has_ticks(self) -> bool:
+        """Whether ticks are to be taken now."""
+        is_due = self.next_tick_us is not None and self.next_tick_us <= 0
+        return is_due or self.backfills > 0
 
 
 @dataclass(frozen=True, slots=True)

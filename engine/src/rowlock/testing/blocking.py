@@ -39,12 +39,18 @@ class BlockingHarness:
         database_url: str | None = None,
         *,
         databases: Databases | None = None,
+        schedules: bool = False,
         slots: int = SLOTS,
         settings: Settings = SETTINGS,
     ) -> None:
         self.app = app
         self._harness = Harness(
-            app, database_url, databases=databases, slots=slots, settings=settings
+            app,
+            database_url,
+            databases=databases,
+            schedules=schedules,
+            slots=slots,
+            settings=settings,
         )
         self._settings = settings
         self._client: BlockingClient | None = None

@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar, Unpack
 
@@ -52,8 +53,9 @@ class Harness:
 
     ``database_url``: a database to use instead; it is migrated if need be, and kept. ``databases``:
     where to make databases, instead of :func:`~rowlock.testing.databases.default_server`.
-    ``slots``: as of a worker. ``settings``: for the worker and the client; their database is
-    replaced.
+    ``schedules``: whether those that the code declares tick; without, only runs that the test
+    starts are there. ``slots``: as of a worker. ``settings``: for the worker and the client; their
+    database is replaced.
     """
 
     def __init__(
@@ -62,11 +64,12 @@ class Harness:
         database_url: str | None = None,
         *,
         databases: Databases | None = None,
+        schedules: bool = False,
         slots: int = SLOTS,
         settings: Settings = SETTINGS,
     ) -> None:
         self.app = app
-        self._code = app.code
+        self._code = app.code if schedules else replace(app.code, schedules=())
         self._given_url = database_url
         self._databases = databases
         self._own_databases: Databases | None = None
@@ -191,7 +194,10 @@ class Harness:
         await self._settle()
 
     async def run_until_done(self, *, within: timedelta = A_YEAR) -> None:
-        """Let time pass until no run waits for a timer any more, ``within`` of it at most."""
+        """Let time pass until no run waits for a timer any more, ``within`` of it at most.
+
+        Schedules tick while it passes, but time does not pass for their ticks alone.
+        """
         until = self.lab.offset + within
         while True:
             _, due = await self._go_on(until)
@@ -199,11 +205,17 @@ class Harness:
                 return
 
     async def advance(self, by: timedelta) -> None:
-        """Let so much time pass, timer by timer; what falls due happens at its time."""
+        """Let so much time pass, timer by timer; what falls due happens at its time.
+
+        So do the ticks of schedules, one after the other, each with its own time.
+        """
         if by < timedelta():
             raise ConfigurationError(f"time can't go back: advance({by!r})")
         until = self.lab.offset + by
-        await self.run_until_done(within=by)
+        while True:
+            _, due = await self._go_on(until, ticks=True)
+            if due is None or self.lab.offset + due > until:
+                break
         async with self._turn:
             left = until - self.lab.offset
             if left > timedelta():
@@ -286,18 +298,24 @@ class Harness:
     # --- when nothing happens any more
 
     async def _go_on(
-        self, until: timedelta, run: Run[Any] | None = None
+        self, until: timedelta, run: Run[Any] | None = None, *, ticks: bool = False
     ) -> tuple[Look, timedelta | None]:
         """Let everything happen, then the time pass that is left to the next timer.
 
-        No time passes beyond ``until`` (an offset), nor when the run has ended. Gives the look
-        that was decided by, and how far the timer was away.
+        No time passes beyond ``until`` (an offset), nor when the run has ended. A tick on the way
+        comes first; with ``ticks`` it counts as a timer of its own. Gives the look that was decided
+        by, and how far the timer was away.
         """
         async with self._turn:
             look = await self._settle(run)
             due = self._next_due(look)
-            if not look.finished and due is not None and self.lab.offset + due <= until:
-                await self._pass_time(due)
+            step = due
+            if look.next_tick_us is not None and (ticks or due is not None):
+                tick = max(timedelta(microseconds=look.next_tick_us), timedelta())
+                step = tick if due is None else min(tick, due)
+                due = step if ticks else due
+            if not look.finished and step is not None and self.lab.offset + step <= until:
+                await self._pass_time(step)
                 return look, timedelta()
             return look, due
 
@@ -340,6 +358,8 @@ class Harness:
         if self._workers.is_changing or worker is not self._workers.present or look.wakes:
             return False
         if look.next_due_us is not None and look.next_due_us <= 0:
+            return False
+        if not worker.is_placed or look.has_ticks:
             return False
         return look.running == worker.loaded and worker.only_hangs()
 

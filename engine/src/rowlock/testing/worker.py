@@ -136,6 +136,11 @@ class Worker(Points):
         """How many runs are loaded."""
         return self.tenure.loaded
 
+    @property
+    def is_placed(self) -> bool:
+        """Whether its schedules stand in the database."""
+        return self.tenure.scheduler.is_placed
+
     def has_loaded(self, run_id: UUID) -> bool:
         return any(execution.run_id == run_id for execution in self.tenure.executions)
 
@@ -164,6 +169,8 @@ class Worker(Points):
         is_due = look.next_due_us is not None and look.next_due_us <= 0
         if not self.is_ending and (look.ready or look.wakes or is_due):
             self.tenure.look_now()
+        if not self.is_ending and look.has_ticks:
+            self.tenure.scheduler.poke()
 
     async def pass_time(self, by: timedelta, offset: str) -> None:
         """Time has passed: timers in memory come nearer; the history is told what time it is."""

@@ -1,0 +1,218 @@
+"""How a schedule is made: its options, and what they are in SQL.
+
+Reads: workflows and their signatures.  Writes: nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypedDict
+
+from rowlock.errors import ConfigurationError, InvalidValue, MisplacedCall
+from rowlock.model.commands import seconds_of
+from rowlock.model.cron import BadSchedule, Cron, calendar_of, upcoming
+from rowlock.model.envelope import Codecs
+from rowlock.model.inputs import Arguments
+from rowlock.model.schedules import CATCH_UPS, OVERLAPS, CatchUp, Declaration, Overlap
+from rowlock.starting import aware
+from rowlock.store.schedules import ScheduleRow
+from rowlock.workflow import Workflow
+
+When = str | timedelta
+"""A cron expression, or an interval."""
+
+TICK = "tick"
+"""The parameter that is given the time of the tick, if the workflow has it."""
+_A_TICK = '"2026-01-31T00:00:00Z"'
+
+
+class ScheduleOptions(TypedDict, total=False):
+    """How a schedule ticks, and what becomes of its ticks.
+
+    ``timezone``: in which cron is read (UTC). ``jitter``: seconds or timedelta; how much later than
+    its tick a run may begin, at random. ``overlap``: at a tick while a run is unfinished ``skip``
+    it (the default), ``queue`` it, ``cancel_running``, or ``allow`` both. ``catch_up``: of the
+    ticks for which no worker was there make up for ``none``, the ``last`` (the default) or ``all``,
+    within ``window`` (any age). ``start``, ``end``: no tick before, none after (aware). ``queue``,
+    ``priority``: of its runs.
+    """
+
+    timezone: str | None
+    jitter: timedelta | float | None
+    overlap: Overlap | None
+    catch_up: CatchUp | None
+    window: timedelta | float | None
+    start: datetime | None
+    end: datetime | None
+    queue: str | None
+    priority: int | None
+
+
+def declaration(
+    name: str,
+    when: When,
+    workflow: Workflow[..., Any] | str,
+    args: Mapping[str, Any] | None,
+    tick: str | None,
+    codecs: Codecs | None,
+    options: ScheduleOptions,
+) -> Declaration:
+    """A whole schedule. Raises ConfigurationError, InvalidValue."""
+    cron, every_s = cron_or_seconds(when)
+    given = dict(args or {})
+    if isinstance(workflow, str):
+        text = Arguments(workflow, given).stored(codecs)
+    else:
+        inputs = workflow.code.inputs
+        if tick is None and inputs.takes(TICK) and TICK not in given:
+            tick = TICK
+        try:
+            text = inputs.bind_some(given, tick)
+            if tick is not None and inputs.takes(tick):
+                inputs.check_one(tick, _A_TICK)
+        except (MisplacedCall, InvalidValue) as error:
+            raise ConfigurationError(
+                f"schedule {name} can't start workflow {workflow.name}: {error} Its args must fit, "
+                "and a parameter for the tick must be a datetime."
+            ) from error
+    start, end = options.get("start"), options.get("end")
+    found = Declaration(
+        name=name,
+        workflow=workflow if isinstance(workflow, str) else workflow.name,
+        cron=cron,
+        every_s=every_s,
+        timezone=options.get("timezone") or "UTC",
+        input=text,
+        tick_argument=tick,
+        queue=options.get("queue"),
+        priority=options.get("priority"),
+        jitter_s=seconds_of(options.get("jitter") or 0.0),
+        overlap=options.get("overlap") or "skip",
+        catch_up=options.get("catch_up") or "last",
+        catch_up_window_s=_seconds(options.get("window")),
+        start_at=None if start is None else aware(start, "start"),
+        end_at=None if end is None else aware(end, "end"),
+    )
+    if why := _wrong(found):
+        raise ConfigurationError(f"schedule {name} can't work: {why}. Nothing was declared.")
+    return found
+
+
+def _wrong(one: Declaration) -> str | None:
+    try:
+        one.calendar()
+    except BadSchedule as error:
+        return str(error)
+    if one.jitter_s < 0:
+        return f"jitter is {one.jitter_s:g} s, but can't be negative"
+    if one.overlap not in OVERLAPS:
+        return f"overlap is {one.overlap!r}, but must be {', '.join(OVERLAPS)}"
+    if one.catch_up not in CATCH_UPS:
+        return f"catch_up is {one.catch_up!r}, but must be {', '.join(CATCH_UPS)}"
+    if one.catch_up_window_s is not None and one.catch_up_window_s <= 0:
+        return f"window is {one.catch_up_window_s:g} s, but must be above 0"
+    if one.priority is not None and not 0 <= one.priority <= 100:
+        return f"priority is {one.priority}, but must be between 0 (first) and 100 (last)"
+    if one.start_at is not None and one.end_at is not None and one.end_at <= one.start_at:
+        return "it ends before it starts"
+    return None
+
+
+def creation(one: Declaration, app: str) -> dict[str, Any]:
+    """The parameters of CREATE_SCHEDULE."""
+    return {
+        "app": app,
+        "name": one.name,
+        "workflow": one.workflow,
+        "cron": one.cron,
+        "every": one.every_s,
+        "timezone": one.timezone,
+        "input": one.input,
+        "tick_argument": one.tick_argument,
+        "queue": one.queue,
+        "priority": one.priority,
+        "jitter": one.jitter_s,
+        "overlap": one.overlap,
+        "catch_up": one.catch_up,
+        "catch_up_window": one.catch_up_window_s,
+        "start_at": one.start_at,
+        "end_at": one.end_at,
+    }
+
+
+def change(
+    name: str,
+    when: When | None,
+    workflow: str | None,
+    args: Mapping[str, Any] | None,
+    tick: str | None,
+    codecs: Codecs | None,
+    options: ScheduleOptions,
+    app: str,
+) -> dict[str, Any]:
+    """The parameters of UPDATE_SCHEDULE; what is None stays. Raises ConfigurationError."""
+    cron, every_s = (None, None) if when is None else cron_or_seconds(when)
+    zone = options.get("timezone")
+    try:
+        if cron is not None:
+            Cron(cron, zone or "UTC")
+    except BadSchedule as error:
+        raise ConfigurationError(f"schedule {name}: {error}. Nothing was changed.") from None
+    start, end = options.get("start"), options.get("end")
+    return {
+        "app": app,
+        "name": name,
+        "workflow": workflow,
+        "cron": cron,
+        "every": every_s,
+        "timezone": zone,
+        "input": None if args is None else Arguments(name, args).stored(codecs),
+        "tick_argument": tick,
+        "queue": options.get("queue"),
+        "priority": options.get("priority"),
+        "jitter": _seconds(options.get("jitter")),
+        "overlap": options.get("overlap"),
+        "catch_up": options.get("catch_up"),
+        "catch_up_window": _seconds(options.get("window")),
+        "start_at": None if start is None else aware(start, "start"),
+        "end_at": None if end is None else aware(end, "end"),
+    }
+
+
+def cron_or_seconds(when: When) -> tuple[str | None, int | None]:
+    """One of both. Raises ConfigurationError for an interval of parts of a second."""
+    if isinstance(when, str):
+        return when, None
+    seconds = when.total_seconds()
+    if seconds < 1 or seconds != int(seconds):
+        raise ConfigurationError(
+            f"a schedule's interval is {when}, but must be whole seconds, at least one"
+        )
+    return None, int(seconds)
+
+
+def next_ticks(row: ScheduleRow, count: int = 5) -> list[datetime]:
+    """The next ticks of a schedule, in UTC, if nothing changes; none if it does not tick."""
+    if row.status not in ("active", "paused"):
+        return []
+    try:
+        calendar = calendar_of(
+            row.cron,
+            None if row.every is None else row.every.total_seconds(),
+            row.timezone,
+            row.start_at,
+        )
+    except BadSchedule:
+        return []
+    begin = row.next_tick
+    if begin is None:
+        begin = datetime.now(UTC)
+        if row.start_at is not None:
+            begin = max(begin, row.start_at)
+    after = begin.astimezone(UTC) - timedelta(microseconds=1)
+    return upcoming(calendar, after, row.end_at, count)
+
+
+def _seconds(duration: timedelta | float | None) -> float | None:
+    return None if duration is None else seconds_of(duration)
