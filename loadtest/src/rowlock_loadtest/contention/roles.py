@@ -1,0 +1,219 @@
+"""What a connection of the load does, again and again, until time is up.
+
+A role with ``every_s`` acts at times that are set beforehand, and its latencies count from those: a
+database that stalls delays what would have come meanwhile, and that delay is measured too
+("coordinated omission" would leave it out). Without ``every_s`` it acts as fast as it can, which
+measures throughput.
+
+Writes: what Rowlock's SQL functions write for workers and callers.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from typing import Protocol
+
+import psycopg
+
+from rowlock_loadtest.contention.seat import Seat
+from rowlock_loadtest.contention.truth import WORKFLOW
+
+CLAIM = (
+    "select run_id::text, epoch, queue, waited, cancel is not null"
+    " from rowlock.claim(%s, %s, '', %s::text[], %s, %s)"
+)
+JOURNAL = (
+    "select i, verdict from rowlock.journal(%s, '[]', 0, false, false, '[]', '[]', %s::jsonb,"
+    " '[]', '[]', '{}', false)"
+)
+REGISTER = (
+    "select rowlock.register_worker(%s, '', 'loadtest', 0, %s, %s::text[],"
+    " make_interval(secs => %s))"
+)
+CANCEL = "select rowlock.cancel(%s::uuid, force => %s)"
+HEARTBEAT = "select from rowlock.heartbeat(%s, make_interval(secs => %s), '[]')"
+START = (
+    "select rowlock.start(%s, key => %s, queue => %s, app => %s,"
+    " start_at => least(to_timestamp(%s), clock_timestamp()))::text"
+)
+
+
+class Role(Protocol):
+    """What one connection does."""
+
+    def run(self, seat: Seat) -> None: ...
+
+
+def finishes(claimed: list[tuple[str, int, bool]]) -> str:
+    """The journal's entries that end runs: (run, epoch, whether it is asked to stop)."""
+    return json.dumps(
+        [
+            {
+                "i": n,
+                "run": run,
+                "epoch": epoch,
+                "status": "cancelled" if stop else "succeeded",
+                "cancelled": stop,
+            }
+            for n, (run, epoch, stop) in enumerate(claimed)
+        ]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Claimer:
+    """A worker without code: claims ``batch`` runs, holds them for ``hold_s``, ends them.
+
+    ``abandons``: the share of its claims after which it is gone for longer than its lease, and then
+    finishes what another may have by now.
+    """
+
+    app: str
+    batch: int
+    queues: tuple[str, ...] | None = None
+    every_s: float | None = None
+    hold_s: float = 0.0
+    pause_s: float = 0.005
+    """After a look that found nothing, where it acts as fast as it can."""
+    lease_s: float = 3600.0
+    abandons: float = 0.0
+
+    def run(self, seat: Seat) -> None:
+        queues = None if self.queues is None else list(self.queues)
+        worker = self._register(seat)
+        for at in seat.moments(self.every_s):
+            if self.lease_s < 60 and not seat.ask(HEARTBEAT, [worker, self.lease_s]):
+                worker = self._register(seat)
+            rows = seat.timed("claim", at, CLAIM, [worker, self.app, queues, self.batch, False])
+            if rows is None:
+                continue
+            if not rows:
+                seat.count("claims that found nothing")
+                if self.every_s is None:
+                    seat.rest(self.pause_s * random.uniform(0.5, 1.5))
+                continue
+            claimed = []
+            for run, epoch, queue, waited, stop in rows:
+                claimed.append((run, epoch, stop))
+                seat.claimed(run, epoch, queue, waited)
+            if self.abandons and random.random() < self.abandons:
+                seat.rest(self.lease_s * random.uniform(0.5, 2.0), to_the_end=True)
+            elif self.hold_s:
+                seat.rest(self.hold_s, to_the_end=True)
+            if not self._end(seat, worker, claimed):
+                worker = self._register(seat)
+        for _ in range(50):
+            seat.ask("select rowlock.leave(%s)", [worker])
+            if not seat.ask("select from rowlock.workers where worker_id = %s", [worker]):
+                break
+
+    def _register(self, seat: Seat) -> int:
+        rows = seat.ask(
+            REGISTER, [self.app, self.batch, self.queues and list(self.queues), self.lease_s]
+        )
+        return int(rows[0][0])
+
+    def _end(self, seat: Seat, worker: int, claimed: list[tuple[str, int, bool]]) -> bool:
+        """Until each is answered for; False: this worker was declared dead."""
+        for _ in range(1000):
+            rows = seat.timed("journal", None, JOURNAL, [worker, finishes(claimed)])
+            if rows is None:
+                continue  # a rollback that was counted: nothing of it was written
+            verdicts = dict(rows)
+            if verdicts.get(-1) == "gone":
+                seat.count("finishes refused, taken over meanwhile", len(claimed))
+                return False
+            again = []
+            for n, one in enumerate(claimed):
+                verdict = verdicts.get(n, verdicts.get(-1) if verdicts.get(-1) == "again" else None)
+                if verdict == "again":
+                    again.append(one)
+                elif verdict == "lost":
+                    seat.count("finishes refused, taken over meanwhile")
+                else:
+                    seat.finished(one[0], one[1])
+            if not again:
+                return True
+            claimed = again
+        raise RuntimeError("the journal said `again` a thousand times")
+
+
+@dataclass(frozen=True, slots=True)
+class Starter:
+    """Starts one run at a time. ``keys``: with a key of so many, as its rivals do."""
+
+    app: str
+    queues: tuple[str, ...]
+    every_s: float | None
+    keys: int = 0
+
+    def run(self, seat: Seat) -> None:
+        for number, at in enumerate(seat.moments(self.every_s)):
+            queue = self.queues[number % len(self.queues)]
+            key = f"key-{random.randrange(self.keys)}" if self.keys else None
+            rows = seat.timed("start", at, START, [WORKFLOW, key, queue, self.app, seat.wall(at)])
+            if rows:
+                seat.started(rows[0][0])
+
+
+@dataclass(frozen=True, slots=True)
+class Canceller:
+    """Starts a run and soon asks it to stop, be it waiting, running or over; or by force."""
+
+    app: str
+    queue: str
+    every_s: float
+
+    def run(self, seat: Seat) -> None:
+        for at in seat.moments(self.every_s):
+            [(run,)] = seat.ask(START, [WORKFLOW, None, self.queue, self.app, seat.wall(at)])
+            seat.started(run)
+            seat.rest(random.uniform(0, 2 * self.every_s), to_the_end=True)
+            try:
+                seat.timed("cancel", None, CANCEL, [run, random.random() < 0.5])
+            except psycopg.errors.DatabaseError as error:
+                if not (error.sqlstate or "").startswith("RLS"):
+                    raise
+                seat.count("cancels refused, ended meanwhile")
+
+
+@dataclass(frozen=True, slots=True)
+class Tender:
+    """Takes runs over from the dead, and carries out what waits for it, as any worker does."""
+
+    every_s: float
+
+    def run(self, seat: Seat) -> None:
+        for at in seat.moments(self.every_s):
+            rows = seat.timed("tend", at, "select taken_over from rowlock.tend(500, 1000)", [])
+            if rows:
+                seat.count("runs taken over", rows[0][0])
+
+
+@dataclass(frozen=True, slots=True)
+class Idler:
+    """An idle worker: looks every ``poll_s``, and at once when it is told; ends what it gets."""
+
+    app: str
+    poll_s: float
+
+    def run(self, seat: Seat) -> None:
+        worker = int(seat.ask(REGISTER, [self.app, 10, None, 3600.0])[0][0])
+        seat.connection.execute(f"listen rowlock_worker_{worker}".encode())
+        seat.rest(random.uniform(0, self.poll_s))
+        while seat.goes_on():
+            rows = seat.timed("claim", None, CLAIM, [worker, self.app, None, 10, True])
+            claimed = []
+            for run, epoch, queue, waited, stop in rows or []:
+                claimed.append((run, epoch, stop))
+                seat.claimed(run, epoch, queue, waited)
+            if claimed:
+                seat.ask(JOURNAL, [worker, finishes(claimed)])
+                for run, epoch, _ in claimed:
+                    seat.finished(run, epoch)
+                continue
+            seat.count("claims that found nothing")
+            seat.hear(self.poll_s * random.uniform(0.8, 1.2))
+        seat.ask("select rowlock.leave(%s)", [worker])
