@@ -154,7 +154,7 @@ def bars(
     if not values:
         return _empty(title)
     row, top = 26, 44
-    left = min(330.0, max(len(name) for name in values) * CHARACTER + 12)
+    left = min(330.0, max(len(name) for name in values) * 7.6 + 14)
     room = WIDTH - left - 110
     highest = max(values.values()) or 1.0
     height = top + row * len(values) + 30

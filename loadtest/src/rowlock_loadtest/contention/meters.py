@@ -23,6 +23,7 @@ from rowlock_loadtest.contention.seat import APPLICATION
 
 EVERY_S = 0.1
 """Between two looks while a load runs."""
+CLIENTS_LEAVE_S = 10.0
 
 BUSY = """
 select coalesce(wait_event_type, 'CPU'), coalesce(wait_event, ''), count(*)
@@ -76,11 +77,7 @@ class Meters:
 
     def read(self, table: str) -> Reading:
         """Sessions tell their counters when they end at the latest: wait until ours have."""
-        until = time.monotonic() + 5
-        while time.monotonic() < until and truth.number(
-            self._connection, CLIENTS, application=APPLICATION
-        ):
-            time.sleep(0.01)
+        wait_for_clients(self._connection)
         time.sleep(0.05)  # for their processes to be gone too, and their CPU time to be summed up
         row = self._connection.execute(DATABASE.encode()).fetchone()
         assert row is not None
@@ -152,6 +149,13 @@ class Sampler:
             xmin_age=int(locks[2]),
             running=running,
         )
+
+
+def wait_for_clients(connection: psycopg.Connection[Any]) -> None:
+    """Until no session of ours is left in this database, for some seconds at most."""
+    until = time.monotonic() + CLIENTS_LEAVE_S
+    while time.monotonic() < until and truth.number(connection, CLIENTS, application=APPLICATION):
+        time.sleep(0.01)
 
 
 def postmaster_of(connection: psycopg.Connection[Any]) -> int | None:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,12 +26,10 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 
-from rowlock import Settings
 from rowlock.embedded import Server
 from rowlock.errors import ConfigurationError, Disconnected
-from rowlock.store.connection import describe
-from rowlock.store.migrate import migrate
 from rowlock_loadtest.contention import naive, truth
+from rowlock_loadtest.contention.meters import wait_for_clients
 
 SERVER_SETTINGS = {
     "shared_buffers": "512MB",
@@ -131,12 +131,24 @@ def _own_database(url: str, what: str) -> Iterator[Place]:
             ) from None
     try:
         own = make_conninfo(url, dbname=name)
-        migrate(Settings(database_url=own))
+        _migrate(own)
         yield Place(own, "loadtest", True, what)
     finally:
         # Another connection: this one may have been idle for long, and a proxy has closed it.
         with _connected(url) as admin:
             admin.execute(SQL("drop database if exists {} with (force)").format(Identifier(name)))
+
+
+def _migrate(url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "rowlock", "migrate"],
+        env={**os.environ, "ROWLOCK_DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ConfigurationError(f"the new database can't be migrated: {done.stderr.strip()}")
 
 
 @contextmanager
@@ -159,6 +171,7 @@ def _own_app(url: str) -> Iterator[Place]:
         yield Place(url, app, False, "an app of its own in the named database")
     finally:
         with _connected(url) as connection:
+            wait_for_clients(connection)  # what they still write would be left behind
             naive.drop(connection)
             truth.forget(connection, app)
 
@@ -167,7 +180,7 @@ def _connected(url: str) -> psycopg.Connection[Any]:
     try:
         return psycopg.connect(url, autocommit=True, application_name="rowlock loadtest")
     except psycopg.OperationalError as error:
-        raise Disconnected(f"can't reach the database: {describe(error)}") from None
+        raise Disconnected(f"can't reach the database: {str(error).strip()}") from None
 
 
 def environment(place: Place) -> tuple[dict[str, str], dict[str, str]]:

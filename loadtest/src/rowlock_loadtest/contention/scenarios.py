@@ -23,7 +23,7 @@ from rowlock_loadtest.contention.roles import (
 from rowlock_loadtest.contention.scalability import fairness
 from rowlock_loadtest.contention.seat import Span, Tally
 from rowlock_loadtest.contention.stage import Stage, pause_until
-from rowlock_loadtest.contention.verdict import thousands
+from rowlock_loadtest.contention.verdict import claimers_of, thousands
 
 QUEUE = "work"
 NO_LIMITS = "this database's Rowlock has no limits (there is no function rowlock.set_limit)"
@@ -41,12 +41,12 @@ def claimers(stage: Stage) -> Part:
         last = None
         for number in stage.size.claimers:
             stage.fresh([QUEUE])
-            filled = stage.wanted(last, 1 if last is None else 1.6)
+            filled = stage.wanted(last, number)
             truth.fill(stage.connection, stage.app, [QUEUE], filled)
             stage.ready()
             roles: list[Role] = [Claimer(stage.app, batch)] * number
             last, _ = stage.play(
-                f"{number} claimers, batches of {batch}",
+                f"{claimers_of(number)}, batches of {batch}",
                 roles,
                 accepted=filled,
                 claimers=number,
@@ -87,7 +87,7 @@ def queues(stage: Stage) -> Part:
         for shape in ("uniform", "zipf") if number > 1 else ("uniform",):
             names = [f"queue-{n:04}" for n in range(number)]
             stage.fresh(names)
-            filled = stage.wanted(last, 1.5)
+            filled = stage.wanted(last, 8)
             dealt = names
             if shape == "zipf":
                 dealt = random.choices(
@@ -436,11 +436,11 @@ def ways(stage: Stage) -> Part:
     last: Point | None = None
     for number in numbers:
         stage.fresh([QUEUE])
-        filled = stage.wanted(last, 2)
+        filled = stage.wanted(last, number)
         truth.fill(stage.connection, stage.app, [QUEUE], filled)
         stage.ready()
         last, _ = stage.play(
-            f"rowlock, {number} claimers",
+            f"rowlock, {claimers_of(number)}",
             [Claimer(stage.app, 10)] * number,
             accepted=filled,
             way="rowlock",
@@ -448,8 +448,8 @@ def ways(stage: Stage) -> Part:
         )
         part.points.append(last)
         for way in naive.WAYS:
-            label = f"{way}, {number} claimers"
-            jobs = min(stage.wanted(last, 4), 400_000)
+            label = f"{way}, {claimers_of(number)}"
+            jobs = 4 * stage.wanted(last, number)
             point = stage.play_naive(label, way, number, 10, jobs)
             point.parameters |= {"way": way, "claimers": number}
             part.points.append(point)

@@ -22,8 +22,8 @@ from rowlock_loadtest.contention.results import Check, Point
 from rowlock_loadtest.contention.roles import Role
 from rowlock_loadtest.contention.seat import BIN_S, Span, Tally
 
-FILL_MORE = 1.5
-"""So many times what the last point would have used up."""
+FILL_MORE = 1.8
+"""So many times what the last point would use up: the next may be faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Stage:
         before the checks.
         """
         self.tell(label)
-        span = Span(seconds or self.size.seconds, phases, watched_queues, _warm_s(roles))
+        span = Span(seconds or self.size.seconds, phases, watched_queues, warm_s(len(roles)))
         point, tally = self._measured(label, roles, span, "rowlock.task", watch_running, during)
         if after is not None:
             after(tally)
@@ -132,7 +132,7 @@ class Stage:
         self.tell(label)
         naive.make(self.connection, jobs)
         roles: list[Role] = [naive.NaiveClaimer(way, batch)] * claimers
-        span = Span(self.size.seconds, warm_s=_warm_s(roles))
+        span = Span(self.size.seconds, warm_s=warm_s(len(roles)))
         table = f"{naive.SCHEMA}.job"
         point, tally = self._measured(label, roles, span, table, False, None)
         point.checks += naive.checked(self.connection, jobs, tally.counts["finished"])
@@ -180,11 +180,12 @@ class Stage:
             tally,
         )
 
-    def wanted(self, last: Point | None, times: float = 1.0) -> int:
+    def wanted(self, last: Point | None, connections: int) -> int:
         """How many runs the next point should find, so that it does not run dry."""
         if last is None:
-            return round(self.size.fill * times)
-        return max(1000, round(last.per_second * self.size.seconds * FILL_MORE * times))
+            return self.size.fill
+        seconds = self.size.seconds + warm_s(connections)
+        return max(1000, round(last.per_second * seconds * FILL_MORE))
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -196,9 +197,9 @@ class Stage:
             other.rollback()
 
 
-def _warm_s(roles: Sequence[Role]) -> float:
+def warm_s(connections: int) -> float:
     """All sessions plan their statements at once, on as few CPUs as there are."""
-    return 0.2 + 0.012 * len(roles)
+    return 0.2 + 0.012 * connections
 
 
 def _no_conflicts(point: Point) -> Check:

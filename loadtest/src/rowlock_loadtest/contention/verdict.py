@@ -33,6 +33,10 @@ def thousands(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def claimers_of(number: int) -> str:
+    return f"{number} claimer" if number == 1 else f"{number} claimers"
+
+
 def times(value: float) -> str:
     return f"{value:.1f} times" if value < 10 else f"{value:,.0f} times"
 
@@ -123,9 +127,10 @@ def _claimers(part: Part) -> list[str]:
     )
     enough = next(p for p in same if p.per_second >= AS_GOOD * best.per_second)
     most = same[-1]
-    if enough is most and len(same) > 1:
+    used_up = best.cpu_idle is not None and best.cpu_idle < IDLE_ENOUGH
+    if enough is most and len(same) > 1 and not used_up:
         first = (
-            f"This database is not saturated by {most.parameters['claimers']} claimers with"
+            f"This database is not saturated by {claimers_of(most.parameters['claimers'])} with"
             " batches of"
             f" {batch}: they finish {thousands(best.per_second)} runs/s, and more may do more."
         )
@@ -210,7 +215,7 @@ def _pinned(part: Part) -> list[str]:
     dead = max((sample.dead_tuples for sample in point.samples), default=0)
     return [
         (
-            f"Beside an open transaction that pins xmin, claims go on at {rates[1] / rates[0]:.2f} of"
+            f"Beside an open transaction that pins xmin, claims go at {rates[1] / rates[0]:.2f} of"
             " the clean"
             f" rate ({thousands(rates[1])} of {thousands(rates[0])} runs/s, {thousands(dead)} dead"
             " tuples at"
