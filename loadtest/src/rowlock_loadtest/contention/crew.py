@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from typing import Any
 
 import psycopg
 
@@ -65,7 +66,7 @@ class Crew:
                 pipe.send(Load(url, share, span))
                 busy.append(pipe)
         for pipe in busy:
-            said = pipe.recv()
+            said = _heard(pipe)
             if said != "ready":
                 raise ClientFailed(said)
         at = time.monotonic() + SETTLE_S + span.warm_s
@@ -93,10 +94,17 @@ class Running:
         """Wait for its end. Raises ClientFailed with what a client said last."""
         whole = Tally()
         for pipe in self.pipes:
-            whole.add(pipe.recv())
+            whole.add(_heard(pipe))
         if whole.errors:
             raise ClientFailed("; ".join(sorted(set(whole.errors))[:5]))
         return whole
+
+
+def _heard(pipe: Connection) -> Any:
+    try:
+        return pipe.recv()
+    except EOFError:
+        raise ClientFailed("a client process has ended by itself") from None
 
 
 def serve(pipe: Connection) -> None:

@@ -40,6 +40,9 @@ START = (
 )
 
 
+MOST_TRIES = 1000
+
+
 class Role(Protocol):
     """What one connection does."""
 
@@ -82,10 +85,10 @@ class Claimer:
 
     def run(self, seat: Seat) -> None:
         queues = None if self.queues is None else list(self.queues)
-        worker = self._register(seat)
+        worker = register(seat, self.app, self.batch, queues, self.lease_s)
         for at in seat.moments(self.every_s):
             if self.lease_s < 60 and not seat.ask(HEARTBEAT, [worker, self.lease_s]):
-                worker = self._register(seat)
+                worker = register(seat, self.app, self.batch, queues, self.lease_s)
             rows = seat.timed("claim", at, CLAIM, [worker, self.app, queues, self.batch, False])
             if rows is None:
                 continue
@@ -102,42 +105,43 @@ class Claimer:
                 seat.rest(self.lease_s * random.uniform(0.5, 2.0), to_the_end=True)
             elif self.hold_s:
                 seat.rest(self.hold_s, to_the_end=True)
-            if not self._end(seat, worker, claimed):
-                worker = self._register(seat)
+            if not end(seat, worker, claimed):
+                worker = register(seat, self.app, self.batch, queues, self.lease_s)
         for _ in range(50):
             seat.ask("select rowlock.leave(%s)", [worker])
             if not seat.ask("select from rowlock.workers where worker_id = %s", [worker]):
                 break
 
-    def _register(self, seat: Seat) -> int:
-        rows = seat.ask(
-            REGISTER, [self.app, self.batch, self.queues and list(self.queues), self.lease_s]
-        )
-        return int(rows[0][0])
 
-    def _end(self, seat: Seat, worker: int, claimed: list[tuple[str, int, bool]]) -> bool:
-        """Until each is answered for; False: this worker was declared dead."""
-        for _ in range(1000):
-            rows = seat.timed("journal", None, JOURNAL, [worker, finishes(claimed)])
-            if rows is None:
-                continue  # a rollback that was counted: nothing of it was written
-            verdicts = dict(rows)
-            if verdicts.get(-1) == "gone":
-                seat.count("finishes refused, taken over meanwhile", len(claimed))
-                return False
-            again = []
-            for n, one in enumerate(claimed):
-                verdict = verdicts.get(n, verdicts.get(-1) if verdicts.get(-1) == "again" else None)
-                if verdict == "again":
-                    again.append(one)
-                elif verdict == "lost":
-                    seat.count("finishes refused, taken over meanwhile")
-                else:
-                    seat.finished(one[0], one[1])
-            if not again:
-                return True
-            claimed = again
-        raise RuntimeError("the journal said `again` a thousand times")
+def register(seat: Seat, app: str, slots: int, queues: list[str] | None, lease_s: float) -> int:
+    """A worker of its own for this connection."""
+    return int(seat.ask(REGISTER, [app, slots, queues, lease_s])[0][0])
+
+
+def end(seat: Seat, worker: int, claimed: list[tuple[str, int, bool]]) -> bool:
+    """Journal until each is answered for; False: this worker was declared dead."""
+    for _ in range(MOST_TRIES):
+        rows = seat.timed("journal", None, JOURNAL, [worker, finishes(claimed)])
+        if rows is None:
+            continue  # a rollback that was counted: nothing of it was written
+        verdicts = dict(rows)
+        if verdicts.get(-1) == "gone":
+            seat.count("finishes refused, taken over meanwhile", len(claimed))
+            return False
+        again = []
+        for n, one in enumerate(claimed):
+            # Of all, when somebody holds the worker's row just now.
+            verdict = "again" if verdicts.get(-1) == "again" else verdicts.get(n)
+            if verdict == "again":
+                again.append(one)
+            elif verdict == "lost":
+                seat.count("finishes refused, taken over meanwhile")
+            else:
+                seat.finished(one[0], one[1])
+        if not again:
+            return True
+        claimed = again
+    raise RuntimeError(f"the journal said `again` {MOST_TRIES} times")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +204,7 @@ class Idler:
     poll_s: float
 
     def run(self, seat: Seat) -> None:
-        worker = int(seat.ask(REGISTER, [self.app, 10, None, 3600.0])[0][0])
+        worker = register(seat, self.app, 10, None, 3600.0)
         seat.connection.execute(f"listen rowlock_worker_{worker}".encode())
         seat.rest(random.uniform(0, self.poll_s))
         while seat.goes_on():
@@ -210,9 +214,7 @@ class Idler:
                 claimed.append((run, epoch, stop))
                 seat.claimed(run, epoch, queue, waited)
             if claimed:
-                seat.ask(JOURNAL, [worker, finishes(claimed)])
-                for run, epoch, _ in claimed:
-                    seat.finished(run, epoch)
+                end(seat, worker, claimed)
                 continue
             seat.count("claims that found nothing")
             seat.hear(self.poll_s * random.uniform(0.8, 1.2))

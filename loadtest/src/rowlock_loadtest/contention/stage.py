@@ -169,7 +169,7 @@ class Stage:
                 seconds=span.seconds,
                 counts=dict(sorted(tally.counts.items())),
                 latencies=dict(tally.latencies),
-                samples=samples,
+                samples=[sample for sample in samples if sample.at >= 0],
                 per_second=in_time / seconds,
                 timeline=_timeline(tally.bins, span.seconds),
                 costs=_costs(before, after, tally, finished),
