@@ -6,9 +6,10 @@ import json
 import signal
 from pathlib import Path
 
+import psycopg
 import pytest
 
-from cli.running import eventually, query, rowlock, running, start
+from cli.running import eventually, query, rowlock, rowlock_on_a_terminal, running, start
 
 SHORT = ("--quick", "--seconds", "0.2", "--only")
 
@@ -59,6 +60,15 @@ def test_where_somebody_has_runs_it_asks_first(used: str, tmp_path: Path) -> Non
     assert rows(used) == before
 
 
+def test_on_a_terminal_a_person_may_say_no(used: str, tmp_path: Path) -> None:
+    code, shown = rowlock_on_a_terminal(
+        *("loadtest", *SHORT, "herd", "--out", str(tmp_path / "no")), database=used, typed="n\n"
+    )
+    assert code == 130
+    assert "Go on? [y/N]" in " ".join(shown.split())
+    assert own_databases(used) == []
+
+
 def test_in_the_named_database_it_leaves_no_trace(used: str, tmp_path: Path) -> None:
     before = rows(used)
     done = rowlock(
@@ -68,6 +78,25 @@ def test_in_the_named_database_it_leaves_no_trace(used: str, tmp_path: Path) -> 
     assert done.returncode == 0, done.stdout + done.stderr
     assert rows(used) == before
     assert query(used, "select to_regnamespace('rowlock_loadtest') is null") == [(True,)]
+
+
+def test_a_database_that_loses_outcomes_fails_the_run(database: str, tmp_path: Path) -> None:
+    with psycopg.connect(database) as connection:
+        connection.execute(
+            "create function public.lose() returns trigger language plpgsql as"
+            " 'begin return null; end'"
+        )
+        connection.execute(
+            "create trigger lose before insert on rowlock.outcome"
+            " for each row execute function public.lose()"
+        )
+    done = rowlock(
+        *("loadtest", "--here", *SHORT, "racing", "--out", str(tmp_path)), database=database
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "FAILED" in done.stdout
+    assert "nothing is lost" in done.stdout
+    assert not json.loads((tmp_path / "report.json").read_text())["ok"]
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

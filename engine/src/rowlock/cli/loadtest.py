@@ -28,7 +28,7 @@ class Person(Asking):
     """Asks whoever sits at the terminal; where nobody does, the answer is no."""
 
     def may(self, question: str) -> bool:
-        return self.yes or (sys.stdin.isatty() and click.confirm(question, default=False))
+        return self.yes or (sys.stdin.isatty() and click.confirm(question, abort=True))
 
 
 @click.command("loadtest")
@@ -52,7 +52,11 @@ class Person(Asking):
     type=click.Path(path_type=Path, file_okay=False),
     help="The folder for the report; out/loadtest-… by default.",
 )
-@click.option("--pictures", is_flag=True, help="Each chart as an SVG file beside the report, too.")
+@click.option(
+    "--pictures",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A folder for the charts as SVG files, too.",
+)
 @database_options
 def loadtest_command(
     only: str | None,
@@ -63,7 +67,7 @@ def loadtest_command(
     embedded: bool,
     yes: bool,
     out: Path | None,
-    pictures: bool,
+    pictures: Path | None,
     database_url: str | None,
 ) -> int:
     """Put a database under Rowlock's load, and say what it bears.
@@ -103,8 +107,8 @@ def loadtest_command(
         if found.parts:
             page, data = report.write(found, folder)
             screen.print(f"\n{page}\n{data}", soft_wrap=True)
-            if pictures:
-                report.write_pictures(found, folder)
+            if pictures is not None:
+                report.write_pictures(found, pictures)
     for line in found.verdict:
         screen.print(line, style="bold" if found.ok else "bold red", soft_wrap=True)
     return 0 if found.ok else FAILED

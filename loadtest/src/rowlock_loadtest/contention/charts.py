@@ -90,9 +90,11 @@ def lines(
     lowest = min(value for _, value in every)
     y_ticks = y.ticks or _ticks(y.scale, lowest, highest)
     x_ticks = x.ticks or _ticks(x.scale, min(p for p, _ in every), max(p for p, _ in every))
-    frame = _Frame(title, [one.name for one in series], x, y, x_ticks, y_ticks)
+    # A span of time ends where it ends, not at the next round number.
+    x_end = max(p for p, _ in every) if x.scale == "linear" else None
+    frame = _Frame(title, [one.name for one in series], x, y, x_ticks, y_ticks, x_end or None)
     parts = [frame.background()]
-    ends = [*(at for _, at in spans[1:]), x_ticks[-1]][: len(spans)]
+    ends = [*(at for _, at in spans[1:]), x_end or x_ticks[-1]][: len(spans)]
     for (name, at), end in zip(spans, ends, strict=True):
         if at > x_ticks[0]:
             parts.append(_rule(frame.x(at), frame.top, frame.x(at), frame.bottom, "bound"))
@@ -130,7 +132,7 @@ def stacked(
     totals = [sum(values) for values in zip(*layers.values(), strict=True)]
     y_ticks = _ticks("linear", 0, max([*totals, 1]))
     x_ticks = _ticks("linear", moments[0], moments[-1])
-    frame = _Frame(title, list(layers), x, y, x_ticks, y_ticks)
+    frame = _Frame(title, list(layers), x, y, x_ticks, y_ticks, moments[-1])
     parts = [frame.background()]
     below = [0.0] * len(moments)
     for n, (name, values) in enumerate(layers.items()):
@@ -185,7 +187,8 @@ def _ticks(scale: str, lowest: float, highest: float) -> list[float]:
     if scale == "log":
         first = math.floor(math.log10(max(lowest, 1e-9)) + 1e-9)
         last = max(first + 1, math.ceil(math.log10(max(highest, 1e-9)) - 1e-9))
-        return [10.0**n for n in range(first, last + 1)]
+        steps = (1, 2, 5) if last - first <= 2 else (1,)
+        return [k * 10.0**n for n in range(first, last) for k in steps] + [10.0**last]
     if scale == "doubling":
         first, last = math.floor(math.log2(lowest)), math.ceil(math.log2(highest))
         return [2.0**n for n in range(first, last + 1)]
@@ -208,9 +211,11 @@ class _Frame:
         y: Axis,
         x_ticks: Sequence[float],
         y_ticks: Sequence[float],
+        x_end: float | None = None,
     ) -> None:
         self.title, self.names = title, names
         self._x, self._y, self._x_ticks, self._y_ticks = x, y, x_ticks, y_ticks
+        self._x_end = x_ticks[-1] if x_end is None else x_end
         self._rows = _wrapped(names)
         self.left, self.right = LEFT, WIDTH - RIGHT
         self.top = 42 + LEGEND_LINE * len(self._rows)
@@ -218,7 +223,7 @@ class _Frame:
         self.bottom = self.height - BOTTOM
 
     def x(self, value: float) -> float:
-        share = _share(self._x.scale, value, self._x_ticks[0], self._x_ticks[-1])
+        share = _share(self._x.scale, value, self._x_ticks[0], self._x_end)
         return self.left + share * (self.right - self.left)
 
     def y(self, value: float) -> float:
@@ -231,7 +236,7 @@ class _Frame:
             level = self.y(tick)
             parts.append(_rule(self.left, level, self.right, level, "grid"))
             parts.append(_text(self.left - 8, level + 4, _name(self._y, tick), "quiet", "end"))
-        for tick in self._x_ticks:
+        for tick in (tick for tick in self._x_ticks if tick <= self._x_end):
             place = self.x(tick)
             parts.append(_rule(place, self.bottom, place, self.bottom + 5, "axis"))
             parts.append(_text(place, self.bottom + 20, _name(self._x, tick), "quiet", "middle"))

@@ -45,7 +45,8 @@ def latencies(title: str, of: dict[str, Histogram]) -> str:
         for name, one in of.items()
         if one.total
     ]
-    x = Axis("percentile", "nines", SHARES, SHARE_NAMES)
+    rarest = max((share for one in series for share, _ in one.points), default=1.0)
+    x = Axis("percentile", "nines", [share for share in SHARES if share <= rarest], SHARE_NAMES)
     return lines(title, series, x, Axis("milliseconds", "log"))
 
 

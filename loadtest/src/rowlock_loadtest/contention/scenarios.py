@@ -383,12 +383,10 @@ def tenants(stage: Stage) -> Part:
     part = Part(
         "tenants",
         "A noisy tenant",
-        "8 tenants, each with a queue of its own, served by the same 8 claimers; one has started"
-        " 20 times"
-        " as much as all the others. Fair is that each gets the same while all wait (Jain's"
-        " index 1), and"
-        " that a quiet tenant, whose runs come at a set pace, waits no longer beside the noisy"
-        " one.",
+        "8 tenants, each with a queue of its own, served by the same 8 claimers; one has started 20"
+        " times as much as all the others. Fair is that each gets the same while all wait (Jain's"
+        " index 1), and that a quiet tenant, whose runs come 50 a second, waits no longer beside the"
+        " noisy one.",
     )
     names = tuple(f"tenant-{n}" for n in range(8))
     filled = stage.size.fill
@@ -414,7 +412,7 @@ def tenants(stage: Stage) -> Part:
             "a quiet tenant beside the noisy one" if noise else "a quiet tenant alone",
             [
                 *[Claimer(stage.app, 10)] * 8,
-                Starter(stage.app, (quiet,), 0.01),
+                *[Starter(stage.app, (quiet,), 0.08)] * 4,
             ],
             accepted=noise,
             watched_queues=(quiet,),

@@ -52,7 +52,8 @@ def run(
     suite.environment, suite.settings = environment(place)
     suite.options = asdict(size) | {"scenarios": ", ".join(names)}
     with stage_at(place, size, tell) as stage:
-        for name in names:
+        for n, name in enumerate(names, 1):
+            stage.tell = _labelled(tell, f"{n} of {len(names)}, {name}")
             part = SCENARIOS[name](stage)
             part.remarks = verdict.remarks(part)
             suite.parts.append(part)
@@ -60,6 +61,10 @@ def run(
             told(part)
     suite.finished = True
     return suite
+
+
+def _labelled(tell: Callable[[str], None], where: str) -> Callable[[str], None]:
+    return lambda what: tell(f"{where}: {what}")
 
 
 def blank() -> Suite:
