@@ -385,8 +385,8 @@ def tenants(stage: Stage) -> Part:
         "A noisy tenant",
         "8 tenants, each with a queue of its own, served by the same 8 claimers; one has started 20"
         " times as much as all the others. Fair is that each gets the same while all wait (Jain's"
-        " index 1), and that a quiet tenant, whose runs come 50 a second, waits no longer beside the"
-        " noisy one.",
+        " index 1), and that a quiet tenant, whose runs come 50 a second, waits no longer beside"
+        " the noisy one.",
     )
     names = tuple(f"tenant-{n}" for n in range(8))
     filled = stage.size.fill
