@@ -109,78 +109,71 @@ def queues(stage: Stage) -> Part:
 def limits(stage: Stage) -> Part:
     part = Part(
         "limits",
-        "Limits: loose, binding, one, partitions, several at once",
+        "Limits: loose, binding, one, partitions, several at once, a rate",
         "16 claimers that hold each run for 5 ms. The highest number that ran at one instant is"
-        " computed"
-        " from the claim and finish of every run, besides being sampled.",
+        " computed from the claim and finish of every run, besides being sampled.",
     )
     if not stage.limits:
         part.skipped.append(f"all of it: {NO_LIMITS}")
         return part
-    plans: list[tuple[str, dict[str, Any], int]] = [
-        ("loose: 1,000,000", {"concurrency": 1_000_000}, 1_000_000),
-        ("binding: 10", {"concurrency": 10}, 10),
-        ("one at a time", {"concurrency": 1}, 1),
-        ("2 of each of 20 partitions", {"partition_concurrency": 2}, 2),
-        (
-            "2 of each of 20 partitions, 10 in all",
-            {"partition_concurrency": 2, "concurrency": 10},
-            10,
-        ),
-    ]
-    for label, given, limit in plans:
-        parted = "partition_concurrency" in given
+    each = "2 of each of 20 partitions"
+    plans: dict[str, dict[str, Any]] = {
+        "loose: 1,000,000": {"concurrency": 1_000_000},
+        "binding: 10": {"concurrency": 10},
+        "one at a time": {"concurrency": 1},
+        each: {"partitions": True, "partition_concurrency": 2},
+        f"{each}, 10 in all": {"partitions": True, "partition_concurrency": 2, "concurrency": 10},
+        "100 a second": {"rate": "100/s"},
+    }
+    for label, given in plans.items():
         if missing := given.keys() - stage.limits:
             part.skipped.append(f"{label}: rowlock.set_limit takes no {', '.join(missing)}")
-            continue
-        if parted and "partitions" in stage.limits:
-            given = {"partitions": True, **given}
-        part.points.append(limited(stage, label, given, limit, parted=parted))
+        else:
+            part.points.append(limited(stage, label, given, given.get("concurrency")))
     return part
 
 
-def limited(
-    stage: Stage, label: str, given: dict[str, Any], limit: int, *, parted: bool = False
-) -> Point:
-    """A load on a queue with these limits, of which ``limit`` may never be exceeded."""
-    name = f"{QUEUE}-{label}"
+def limited(stage: Stage, label: str, given: dict[str, Any], limit: int | None) -> Point:
+    """A load on a queue with these limits, of which no more than ``limit`` may ever run at once."""
+    name = f"{QUEUE}, {label}"
     stage.fresh([name])
     if given:
         truth.set_limit(stage.connection, stage.app, name, given)
     filled = stage.size.fill
     truth.fill(stage.connection, stage.app, [name], filled)
-    if parted:
+    if "partitions" in given:
         truth.deal_to_partitions(stage.connection, stage.app, name, 20)
     stage.ready()
+    batch = 1 if limit == 1 else 5
     point, _ = stage.play(
         label,
-        [Claimer(stage.app, 1 if limit == 1 else 5, hold_s=0.005)] * 16,
+        [Claimer(stage.app, batch, hold_s=0.005)] * 16,
         accepted=filled,
         watch_running=True,
         **given,
     )
-    each = given.get("partition_concurrency")
-    point.limit = limit if not parted or "concurrency" in given else None
+    point.limit = limit
     seen = truth.most_at_once(stage.connection, stage.app, name)
     point.most_running = max(point.most_running or 0, seen)
-    if point.limit is not None:
-        point.checks.append(
-            Check(
-                "the limit is never exceeded",
-                point.most_running <= point.limit,
-                f"at most {point.most_running:,} ran at one instant, the limit is {point.limit:,}",
-            )
-        )
-    if each is not None:
+    if limit is not None:
+        point.checks.append(_within("the limit", "ran at one instant", point.most_running, limit))
+    if "partition_concurrency" in given:
         most = truth.most_at_once(stage.connection, stage.app, name, partition=True)
+        told = "of one partition ran at one instant"
         point.checks.append(
-            Check(
-                "the limit of a partition is never exceeded",
-                most <= each,
-                f"at most {most:,} of one partition ran at one instant, the limit is {each:,}",
-            )
+            _within("the limit of a partition", told, most, given["partition_concurrency"])
         )
+    if "rate" in given:
+        most = truth.most_in_a_second(stage.connection, stage.app, name)
+        allowed = int(given["rate"].partition("/")[0])
+        point.checks.append(_within("the rate", "were claimed within one second", most, allowed))
     return point
+
+
+def _within(what: str, told: str, most: int, allowed: int) -> Check:
+    return Check(
+        f"{what} is never exceeded", most <= allowed, f"at most {most:,} {told}, of {allowed:,}"
+    )
 
 
 def pinned(stage: Stage) -> Part:
@@ -298,16 +291,14 @@ def backlog(stage: Stage) -> Part:
         (f"{thousands(stage.size.bound)} behind a limit, at the head", short, 0, stage.size.bound),
     ]
     for label, ready, scheduled, bound in plans:
-        if bound and not {"partition_concurrency"} <= stage.limits:
+        if bound and not {"partitions", "partition_concurrency"} <= stage.limits:
             part.skipped.append(f"{label}: {NO_LIMITS}")
             continue
         stage.tell(f"filling: {label}")
         stage.fresh([QUEUE])
         if bound:
-            given = {"partitions": True} if "partitions" in stage.limits else {}
-            truth.set_limit(
-                stage.connection, stage.app, QUEUE, given | {"partition_concurrency": 1}
-            )
+            given = {"partitions": True, "partition_concurrency": 1}
+            truth.set_limit(stage.connection, stage.app, QUEUE, given)
             truth.fill(stage.connection, stage.app, [QUEUE], bound, priority=1)
             truth.deal_to_partitions(stage.connection, stage.app, QUEUE, 1)
         truth.fill(stage.connection, stage.app, [QUEUE], ready)

@@ -90,6 +90,15 @@ select coalesce(max(held), 0)
                    and o.started_at is not null) as edges) as x
 """
 
+# First claims in any window of the rate's period, wherever it begins; its two ends are not both in it.
+MOST_IN_A_SECOND = """
+select coalesce(max(n), 0)
+  from (select count(*) over (order by started_at range between interval '999.999 ms' preceding
+                                                        and current row) as n
+          from rowlock.outcome
+         where app = %(app)s and queue = %(queue)s and started_at is not null) as x
+"""
+
 RUNNING = "select count(*) from rowlock.task where app = %(app)s and state = 'running'"
 
 # Where it is: an index-only look for a single row, however many there are.
@@ -250,6 +259,11 @@ def most_at_once(connection: Connection, app: str, queue: str, *, partition: boo
     """The most ended runs of a queue (or of one partition of it) that ran at one instant."""
     query = MOST_AT_ONCE_OF_A_PARTITION if partition else MOST_AT_ONCE
     return number(connection, query, app=app, queue=queue)
+
+
+def most_in_a_second(connection: Connection, app: str, queue: str) -> int:
+    """The most first claims of a queue's ended runs within any one second."""
+    return number(connection, MOST_IN_A_SECOND, app=app, queue=queue)
 
 
 def limits_known(connection: Connection) -> frozenset[str]:
