@@ -21,8 +21,12 @@ from rowlock_loadtest.contention.seat import Seat
 from rowlock_loadtest.contention.truth import WORKFLOW
 
 CLAIM = (
-    "select run_id::text, epoch, queue, waited, cancel is not null"
+    "select run_id::text, epoch, queue, waited, cancel is not null, null, null"
     " from rowlock.claim(%s, %s, '', %s::text[], %s, %s)"
+)
+CLAIM_NEXT = (
+    "select run_id::text, epoch, queue, waited, cancel is not null, again_in, after"
+    " from rowlock.claim_next(%s, %s, '', %s::text[], %s, %s, %s)"
 )
 JOURNAL = (
     "select i, verdict from rowlock.journal(%s, '[]', 0, false, false, '[]', '[]', %s::jsonb,"
@@ -41,6 +45,10 @@ START = (
 
 
 MOST_TRIES = 1000
+BUSY_FIRST_S, BUSY_MOST_S = 0.002, 0.05
+
+Taken = tuple[str, int, bool]
+"""A run that was claimed, its epoch, and whether it is asked to stop."""
 
 
 class Role(Protocol):
@@ -49,8 +57,8 @@ class Role(Protocol):
     def run(self, seat: Seat) -> None: ...
 
 
-def finishes(claimed: list[tuple[str, int, bool]]) -> str:
-    """The journal's entries that end runs: (run, epoch, whether it is asked to stop)."""
+def finishes(claimed: list[Taken]) -> str:
+    """The journal's entries that end runs."""
     return json.dumps(
         [
             {
@@ -63,6 +71,57 @@ def finishes(claimed: list[tuple[str, int, bool]]) -> str:
             for n, (run, epoch, stop) in enumerate(claimed)
         ]
     )
+
+
+class Claims:
+    """Claims of one worker, as its code makes them on this Rowlock.
+
+    Where there is `rowlock.claim_next`, its last row says how the next call is to be made: from
+    which queue on, and how soon if a limit left nothing.
+    """
+
+    def __init__(
+        self, seat: Seat, app: str, slots: int, queues: list[str] | None, lease_s: float = 3600.0
+    ) -> None:
+        self._seat, self._app, self._queues = seat, app, queues
+        self.worker = int(seat.ask(REGISTER, [app, slots, queues, lease_s])[0][0])
+        [(found,)] = seat.ask("select to_regproc('rowlock.claim_next') is not null", [])
+        self._has_next = bool(found)
+        self._after: str | None = None
+        self._again_s: float | None = None
+        self._busy = 0
+
+    def take(self, at: float | None, want: int, *, listening: bool = False) -> list[Taken] | None:
+        """At most so many runs, noted down; None: rolled back."""
+        place = [self._after] if self._has_next else []
+        rows = self._seat.timed(
+            "claim",
+            at,
+            CLAIM_NEXT if self._has_next else CLAIM,
+            [self.worker, self._app, self._queues, *place, want, listening],
+        )
+        if rows is None:
+            return None
+        self._after = self._again_s = None
+        taken = []
+        for run, epoch, queue, waited, stop, again_s, after in rows:
+            if run is None:
+                self._again_s, self._after = again_s, after
+                continue
+            taken.append((run, epoch, stop))
+            self._seat.claimed(run, epoch, queue, waited)
+        if not taken:
+            self._seat.count("claims that found nothing")
+        self._busy = self._busy + 1 if not taken and self._again_s == 0 else 0
+        return taken
+
+    def pause_s(self, poll_s: float) -> float:
+        """How long a worker waits after a look that found nothing."""
+        if self._again_s is None:
+            return poll_s * random.uniform(0.8, 1.2)
+        if self._again_s == 0:  # another claim was at it
+            return min(BUSY_FIRST_S * 2.0 ** min(self._busy, 10), BUSY_MOST_S) * random.random()
+        return min(poll_s, self._again_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,40 +144,28 @@ class Claimer:
 
     def run(self, seat: Seat) -> None:
         queues = None if self.queues is None else list(self.queues)
-        worker = register(seat, self.app, self.batch, queues, self.lease_s)
+        claims = Claims(seat, self.app, self.batch, queues, self.lease_s)
         for at in seat.moments(self.every_s):
-            if self.lease_s < 60 and not seat.ask(HEARTBEAT, [worker, self.lease_s]):
-                worker = register(seat, self.app, self.batch, queues, self.lease_s)
-            rows = seat.timed("claim", at, CLAIM, [worker, self.app, queues, self.batch, False])
-            if rows is None:
-                continue
-            if not rows:
-                seat.count("claims that found nothing")
+            if self.lease_s < 60 and not seat.ask(HEARTBEAT, [claims.worker, self.lease_s]):
+                claims = Claims(seat, self.app, self.batch, queues, self.lease_s)
+            taken = claims.take(at, self.batch)
+            if not taken:
                 if self.every_s is None:
-                    seat.rest(self.pause_s * random.uniform(0.5, 1.5))
+                    seat.rest(claims.pause_s(self.pause_s))
                 continue
-            claimed = []
-            for run, epoch, queue, waited, stop in rows:
-                claimed.append((run, epoch, stop))
-                seat.claimed(run, epoch, queue, waited)
             if self.abandons and random.random() < self.abandons:
                 seat.rest(self.lease_s * random.uniform(0.5, 2.0), to_the_end=True)
             elif self.hold_s:
                 seat.rest(self.hold_s, to_the_end=True)
-            if not end(seat, worker, claimed):
-                worker = register(seat, self.app, self.batch, queues, self.lease_s)
+            if not end(seat, claims.worker, taken):
+                claims = Claims(seat, self.app, self.batch, queues, self.lease_s)
         for _ in range(50):
-            seat.ask("select rowlock.leave(%s)", [worker])
-            if not seat.ask("select from rowlock.workers where worker_id = %s", [worker]):
+            seat.ask("select rowlock.leave(%s)", [claims.worker])
+            if not seat.ask("select from rowlock.workers where worker_id = %s", [claims.worker]):
                 break
 
 
-def register(seat: Seat, app: str, slots: int, queues: list[str] | None, lease_s: float) -> int:
-    """A worker of its own for this connection."""
-    return int(seat.ask(REGISTER, [app, slots, queues, lease_s])[0][0])
-
-
-def end(seat: Seat, worker: int, claimed: list[tuple[str, int, bool]]) -> bool:
+def end(seat: Seat, worker: int, claimed: list[Taken]) -> bool:
     """Journal until each is answered for; False: this worker was declared dead."""
     for _ in range(MOST_TRIES):
         rows = seat.timed("journal", None, JOURNAL, [worker, finishes(claimed)])
@@ -204,18 +251,12 @@ class Idler:
     poll_s: float
 
     def run(self, seat: Seat) -> None:
-        worker = register(seat, self.app, 10, None, 3600.0)
-        seat.connection.execute(f"listen rowlock_worker_{worker}".encode())
+        claims = Claims(seat, self.app, 10, None)
+        seat.connection.execute(f"listen rowlock_worker_{claims.worker}".encode())
         seat.rest(random.uniform(0, self.poll_s))
         while seat.goes_on():
-            rows = seat.timed("claim", None, CLAIM, [worker, self.app, None, 10, True])
-            claimed = []
-            for run, epoch, queue, waited, stop in rows or []:
-                claimed.append((run, epoch, stop))
-                seat.claimed(run, epoch, queue, waited)
-            if claimed:
-                end(seat, worker, claimed)
-                continue
-            seat.count("claims that found nothing")
-            seat.hear(self.poll_s * random.uniform(0.8, 1.2))
-        seat.ask("select rowlock.leave(%s)", [worker])
+            if taken := claims.take(None, 10, listening=True):
+                end(seat, claims.worker, taken)
+            else:
+                seat.hear(claims.pause_s(self.poll_s))
+        seat.ask("select rowlock.leave(%s)", [claims.worker])

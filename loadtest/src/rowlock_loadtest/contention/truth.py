@@ -90,7 +90,7 @@ select coalesce(max(held), 0)
                    and o.started_at is not null) as edges) as x
 """
 
-# First claims in any window of the rate's period, wherever it begins; its two ends are not both in it.
+# First claims in any window of that length, wherever it begins; its two ends are not both in it.
 MOST_IN_A_SECOND = """
 select coalesce(max(n), 0)
   from (select count(*) over (order by started_at range between interval '999.999 ms' preceding
