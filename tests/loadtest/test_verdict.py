@@ -29,6 +29,14 @@ def test_a_used_up_cpu_is_the_cause_whatever_sessions_wait_for() -> None:
     assert "saturates" in first
 
 
+def test_whose_cpu_it_was_is_told_when_others_took_much_of_it() -> None:
+    one = point("p", idle=0.0)
+    one.cpu_own = 0.45
+    assert cause(one).endswith("though 55% of it by others than this load")
+    one.cpu_own = 0.9
+    assert cause(one) == "the CPU of this machine is used up (0% idle)"
+
+
 def test_what_busy_sessions_mostly_wait_for_is_the_cause() -> None:
     assert "until the disk has the log" in cause(
         point("p", samples=[sample(0.1, IO__WalSync=6, CPU=4)])

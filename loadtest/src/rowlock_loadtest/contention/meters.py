@@ -183,6 +183,17 @@ def machine_cpu() -> tuple[float, float] | None:
     return ticks[3] + ticks[4], sum(ticks)
 
 
+def own_share(before: Reading, after: Reading, client_s: float) -> float | None:
+    """Of the CPU of this machine that was used, the share that the load and its server used."""
+    if before.machine is None or after.machine is None:
+        return None
+    if before.server_cpu_s is None or after.server_cpu_s is None:
+        return None
+    idle, every = (then - now for now, then in zip(before.machine, after.machine, strict=True))
+    own = client_s + after.server_cpu_s - before.server_cpu_s
+    return min(1.0, own / (every - idle)) if every > idle else None
+
+
 def idle_between(before: Reading, after: Reading) -> float | None:
     """The share of this machine's CPU that nobody used between two readings."""
     if before.machine is None or after.machine is None:

@@ -98,7 +98,7 @@ def _claimers(part: Part) -> Pictures:
     best = max(sweep, key=lambda p: p.per_second)
     paced = [p for p in part.points if "pace" in p.parameters]
     if paced:
-        last = paced[-1]
+        last = paced[len(paced) // 2]
         chosen: dict[str, Histogram] = {
             n: last.latencies[n]
             for n in ("claim", "journal", "start", "queue wait")

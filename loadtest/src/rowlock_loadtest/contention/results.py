@@ -53,6 +53,8 @@ class Point:
     server: dict[str, float] = field(default_factory=dict)
     cpu_idle: float | None = None
     """Share of this machine's CPU that nobody used; None where it can't be told."""
+    cpu_own: float | None = None
+    """Of the CPU that was used, the share that the load and its server used."""
     limit: int | None = None
     most_running: int | None = None
     checks: list[Check] = field(default_factory=list)
@@ -81,6 +83,7 @@ class Point:
             "costs_per_run": self.costs,
             "server": self.server,
             "cpu_idle": self.cpu_idle,
+            "cpu_own": self.cpu_own,
             "limit": self.limit,
             "most_running": self.most_running,
             "waits": self.waits(),

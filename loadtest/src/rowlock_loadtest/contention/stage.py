@@ -16,7 +16,13 @@ import psycopg
 
 from rowlock_loadtest.contention import naive, truth
 from rowlock_loadtest.contention.crew import Crew
-from rowlock_loadtest.contention.meters import Meters, Reading, Sampler, idle_between
+from rowlock_loadtest.contention.meters import (
+    Meters,
+    Reading,
+    Sampler,
+    idle_between,
+    own_share,
+)
 from rowlock_loadtest.contention.place import Place
 from rowlock_loadtest.contention.results import Check, Point
 from rowlock_loadtest.contention.roles import Role
@@ -174,6 +180,7 @@ class Stage:
                 timeline=_timeline(tally.bins, span.seconds),
                 costs=_costs(before, after, tally, finished),
                 server=_server(before, after),
+                cpu_own=own_share(before, after, tally.cpu_s),
                 cpu_idle=idle_between(before, after),
                 most_running=max(highest, default=None),
             ),

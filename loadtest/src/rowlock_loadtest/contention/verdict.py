@@ -10,6 +10,7 @@ from rowlock_loadtest.contention.scalability import Law, fit
 IDLE_ENOUGH = 0.10
 """A point that left less of the CPU idle tells of the CPU, not of locks."""
 AS_GOOD = 0.95
+MOSTLY_OURS = 0.80
 MUCH = 0.30
 """A wait that fills so large a share of busy sessions' time is what they wait for."""
 
@@ -59,7 +60,10 @@ def laws(part: Part) -> dict[int, tuple[Law | None, int]]:
 def cause(point: Point) -> str:
     """What a point is held up by."""
     if point.cpu_idle is not None and point.cpu_idle < IDLE_ENOUGH:
-        return f"the CPU of this machine is used up ({point.cpu_idle:.0%} idle)"
+        used = f"the CPU of this machine is used up ({point.cpu_idle:.0%} idle)"
+        if point.cpu_own is not None and point.cpu_own < MOSTLY_OURS:
+            used += f", though {1 - point.cpu_own:.0%} of it by others than this load"
+        return used
     waits = point.waits()
     total = sum(waits.values())
     for name, number in waits.items():
