@@ -7,6 +7,7 @@ invariants of truth.py.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,8 @@ from rowlock_loadtest.contention.stage import Stage, pause_until
 from rowlock_loadtest.contention.verdict import claimers_of, thousands
 
 QUEUE = "work"
+DRAIN_S = 60.0
+"""How long what is left when a load is over may take to end; usually a moment."""
 NO_LIMITS = "this database's Rowlock has no limits (there is no function rowlock.set_limit)"
 
 
@@ -259,19 +262,24 @@ def herd(stage: Stage) -> Part:
 def _drained(stage: Stage, tally: Tally) -> None:
     """Let a few claimers end what is left, and whoever tends see to what waits for that."""
     roles: list[Role] = [Claimer(stage.app, 50)] * 4
-    for _ in range(20):
+    until = time.monotonic() + DRAIN_S
+    while time.monotonic() < until and _left(stage):
         stage.connection.execute("select rowlock.tend(1000, 1000)")
-        running = stage.crew.begin(stage.place.url, roles, Span(0.25))
-        more = running.result()
+        more = stage.crew.begin(stage.place.url, roles, Span(0.25)).result()
         tally.claims += more.claims
         tally.finishes += more.finishes
-        left = stage.connection.execute(
-            "select coalesce(sum(ready + running + scheduled), 0) from rowlock.queues"
-            " where app = %s",
-            [stage.app],
-        ).fetchone()
-        if left is not None and not left[0]:
-            return
+
+
+def _left(stage: Stage) -> dict[str, int]:
+    """How many unfinished runs there are, by state."""
+    states = ("ready", "scheduled", "running", "waiting", "blocked")
+    row = stage.connection.execute(
+        "select sum(ready), sum(scheduled), sum(running), sum(waiting), sum(blocked)"
+        " from rowlock.queues where app = %s",
+        [stage.app],
+    ).fetchone()
+    assert row is not None
+    return {state: int(n) for state, n in zip(states, row, strict=True) if n}
 
 
 def backlog(stage: Stage) -> Part:
@@ -353,7 +361,7 @@ def racing(stage: Stage) -> Part:
         Check(
             "everything has ended",
             ended == len(tally.runs),
-            f"{ended:,} of {len(tally.runs):,} runs have an outcome",
+            f"{ended:,} of {len(tally.runs):,} have an outcome; left: {_left(stage) or 'none'}",
         )
     )
     part.points.append(point)
