@@ -303,16 +303,18 @@ def backlog(stage: Stage) -> Part:
             part.skipped.append(f"{label}: {NO_LIMITS}")
             continue
         stage.tell(f"filling: {label}")
-        stage.fresh([QUEUE])
+        # Of its own: a limit stays with its queue.
+        queue = f"{QUEUE}, bound" if bound else QUEUE
+        stage.fresh([queue])
         if bound:
             given = {"partitions": True, "partition_concurrency": 1}
-            truth.set_limit(stage.connection, stage.app, QUEUE, given)
-            truth.fill(stage.connection, stage.app, [QUEUE], bound, priority=1)
-            truth.deal_to_partitions(stage.connection, stage.app, QUEUE, 1)
-        truth.fill(stage.connection, stage.app, [QUEUE], ready)
-        truth.fill(stage.connection, stage.app, [QUEUE], scheduled, delay_s=86400)
+            truth.set_limit(stage.connection, stage.app, queue, given)
+            truth.fill(stage.connection, stage.app, [queue], bound, priority=1)
+            truth.deal_to_partitions(stage.connection, stage.app, queue, 1)
+        truth.fill(stage.connection, stage.app, [queue], ready)
+        truth.fill(stage.connection, stage.app, [queue], scheduled, delay_s=86400)
         if bound:
-            truth.deal_behind(stage.connection, stage.app, QUEUE, 1000)
+            truth.deal_behind(stage.connection, stage.app, queue, 1000)
         stage.ready()
         point, _ = stage.play(
             label,
