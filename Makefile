@@ -8,7 +8,7 @@ PYTEST := $(BIN)/pytest -q
 JOBS   ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || sysctl -n hw.ncpu))))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-promises lint chaos cluster cluster-test loadtest peers-quick dashboards docs clean
+.PHONY: help install demo test test-promises lint chaos cluster cluster-test loadtest costs peers-quick dashboards docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{split($$1, t, ":"); printf "  make %-16s %s\n", t[1], $$2}'
@@ -48,7 +48,10 @@ cluster: install ## a real Kubernetes on this machine for trying things (as root
 cluster-test: install ## image, chart and operator on a real cluster (ROWLOCK_TEST_KUBECONFIG=… for one of yours)
 	$(PYTEST) tests/cluster
 
-loadtest: install ## measure steps, drain, latency and replay on an embedded Postgres
+loadtest: install ## what a database bears under contention, as a report in out/ (ROWLOCK_DATABASE_URL=… or an embedded Postgres; LOADTEST=--quick)
+	$(BIN)/rowlock loadtest $(LOADTEST)
+
+costs: install ## measure steps, drain, latency and replay on an embedded Postgres
 	$(BIN)/python -m rowlock_loadtest
 
 peers-quick: install ## the same beside pgbench, in interleaved rounds

@@ -111,6 +111,7 @@ COMMANDS = {
         "doctor",
         "Look for what may be wrong with the database and the fleet, and say what to do.",
     ),
+    "loadtest": Where("loadtest", "Put a database under Rowlock's load, and say what it bears."),
     "completion": Where(
         "completion", "Print the script that completes rowlock's commands in a shell."
     ),
