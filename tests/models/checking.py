@@ -19,6 +19,7 @@ from pathlib import Path
 MODELS = Path(__file__).parents[2] / "docs" / "models"
 HOW_TO_GET_IT = "spin and gcc are needed (Debian: apt-get install spin gcc libc6-dev)"
 DEPTH = 200_000
+_UNREACHED = re.compile(r'^\t.*\.pml:(\d+), state \d+, "(?!-end-)(.*)"', re.MULTILINE)
 
 LIMIT = "<=allowed[w]"
 """Promise 4: no claim leaves more running than a limit allowed while it had the gate."""
@@ -64,8 +65,8 @@ class Found:
     exhaustive: bool
     violated: str
     """The assertion, or other property, that a counterexample breaks."""
-    unreached: tuple[str, ...]
-    """Statements of the model that no state executes."""
+    unreached: frozenset[str]
+    """Statements of the model, with their lines, that are never executed."""
     report: str
 
 
@@ -174,7 +175,7 @@ def check(what: Check, folder: Path) -> Found:
         megabytes=float(memory[1]) if memory else 0.0,
         exhaustive="errors: 0" in report and not any(reason in report for reason in cut),
         violated=violated[1] if violated else "",
-        unreached=tuple(re.findall(r"^\t.*\.pml:\d+, state \d+, \"(?!-end-)(.*)\"", report, re.M)),
+        unreached=frozenset(f"{line}: {text}" for line, text in _UNREACHED.findall(report)),
         report=report,
     )
 

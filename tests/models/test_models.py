@@ -17,6 +17,11 @@ def test_every_state_of_a_model_keeps_the_promises(what: Check, tmp_path: Path) 
     assert found.exhaustive, found.report
 
 
+def test_a_model_executes_each_of_its_statements(tmp_path: Path) -> None:
+    # The other model needs several sizes for that.
+    assert check(Check("mailbox", model="mailbox"), tmp_path).unreached == frozenset()
+
+
 @pytest.mark.parametrize("what", BROKEN, ids=str)
 def test_a_broken_rule_breaks_its_promise(what: Check, tmp_path: Path) -> None:
     found = check(what, tmp_path)
