@@ -74,8 +74,9 @@ CALM: dict[str, int | str] = {"LAPSES": 0, "CRASHES": 0}
 LIMITS: dict[str, int | str] = {"SETS": 2, **CALM}
 
 SHORT = [
-    Check("limits", sizes={"SETS": 1, **CALM}),
-    Check("takeovers", sizes={"SETS": 0, "FIRST": 1, "LAPSES": 1, "CRASHES": 1}),
+    Check("limits", sizes={"SETS": 1, "MOST": 1, **CALM}),
+    Check("takeovers", sizes={"SETS": 0, "LAPSES": 1, "CRASHES": 0}),
+    Check("deaths", sizes={"SETS": 0, "FIRST": 1, "LAPSES": 1, "CRASHES": 1}),
     Check("an end", sizes={"LIVE": 1, "TASKS": 1, "SETS": 1, "MOST": 1, **CALM}, live=True),
     Check("mailbox", model="mailbox"),
 ]
@@ -83,6 +84,7 @@ SHORT = [
 LONG = [
     Check("limits, changed twice", sizes={"SETS": 2, **CALM}),
     Check("three claimers", sizes={"WORKERS": 3, "SETS": 0, "FIRST": 1, "MOST": 1, **CALM}),
+    Check("takeovers and deaths", sizes={"SETS": 0, "LAPSES": 1, "CRASHES": 1}),
     Check("takeovers under a limit", sizes={"SETS": 0, "FIRST": 1, "LAPSES": 2, "CRASHES": 1}),
     Check(
         "takeovers, hand-back, two reapers",
