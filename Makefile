@@ -8,7 +8,7 @@ PYTEST := $(BIN)/pytest -q
 JOBS   ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || sysctl -n hw.ncpu))))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-promises lint chaos cluster cluster-test loadtest costs peers-quick dashboards docs clean
+.PHONY: help install demo test test-promises lint models chaos cluster cluster-test loadtest costs peers-quick dashboards docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{split($$1, t, ":"); printf "  make %-16s %s\n", t[1], $$2}'
@@ -38,6 +38,9 @@ lint: install ## style, types, and which room imports which
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache >.import-linter.log 2>&1 || { cat .import-linter.log; exit 1; }; rm -f .import-linter.log
+
+models: install ## check the protocols' models in every order of their steps (needs spin and gcc; minutes)
+	PYTHONPATH=tests $(BIN)/python -m models.checking
 
 chaos: install ## kill, freeze, cut off and restart everything for a while, then check every history (CHAOS_SECONDS=…)
 	ROWLOCK_CHAOS_SECONDS=$(or $(CHAOS_SECONDS),120) $(PYTEST) -s tests/chaos
