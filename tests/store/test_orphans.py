@@ -40,6 +40,9 @@ OF_NO_RUN = {
     "repeatable",
     "retention",
     "retention_walk",  # a position, of whichever run stood there
+    "schedule",  # its last tick's run, of which it knows no more than the id
+    "schedule_backfill",
+    "schedule_run",  # until its schedule ticks again
     "version",
     "worker",
     "workflow",
