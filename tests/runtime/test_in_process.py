@@ -193,7 +193,7 @@ async def test_a_worker_that_fails_is_told_at_the_end_of_the_block(
 ) -> None:
     async def serves() -> None:
         async with app.worker(settings=settings) as worker:
-            sql("alter function rowlock.claim rename to unclaim")
+            sql("alter function rowlock.claim_next rename to unclaim_next")
             async with asyncio.timeout(DEADLINE_S):
                 while worker.is_ready:
                     await asyncio.sleep(0.01)
@@ -202,7 +202,7 @@ async def test_a_worker_that_fails_is_told_at_the_end_of_the_block(
         await serves()
     assert failed.value.__cause__ is not None
     assert "the worker failed" in caplog.text
-    sql("alter function rowlock.unclaim rename to claim")
+    sql("alter function rowlock.unclaim_next rename to claim_next")
 
 
 async def test_an_error_of_the_block_goes_first(settings: Settings) -> None:

@@ -78,7 +78,9 @@ COMMANDS = {
         "control", "Send a message to an unfinished run, which gets it with app.receive."
     ),
     "event": Where("control", "Set or get an event of a run."),
-    "emit": Where("control", "Append to a stream of an unfinished run."),
+    "emit": Where(
+        "control", "Append to a stream of an unfinished run, as the run itself does with app.emit."
+    ),
     "explain": Where("explain", "Say why runs are not running, or not done, and what to do."),
     "move": Where("control", "Put runs that are not running into another queue of their app."),
     "reprioritise": Where(
@@ -87,7 +89,9 @@ COMMANDS = {
     "reschedule": Where(
         "control", "Let runs that are scheduled or ready be claimed at another time."
     ),
-    "delete": Where("control", "Delete ended runs with all that was recorded of them."),
+    "delete": Where(
+        "control", "Delete ended runs with all that was recorded of them, their keys too."
+    ),
     "pause": Where(
         "pause", "Stop the claiming of runs of a queue, of a workflow, or of all of an app."
     ),
