@@ -283,7 +283,9 @@ abort:
 inline close_journal() {
     worker_key[w] = worker_key[w] & ~BIT(JOURNAL);
     task_key[t] = task_key[t] & ~BIT(JOURNAL);
-    if :: task_update[t] == JOURNAL + 1 -> task_update[t] = 0 :: else fi
+    if :: task_update[t] == JOURNAL + 1 -> task_update[t] = 0 :: else fi;
+    if :: heir != 0 -> task_nokey[heir - 1] = 0; heir = 0 :: else fi;
+    was = 0
 }
 
 /* Nothing is held between tries, so a try that skips is as good as none: the guards below wait for one that
@@ -296,6 +298,9 @@ inline close_journal() {
 proctype Journal(byte w) {
     byte t, e;
     bool is_there;
+    byte heir;               /* whose turn it is in the place of t, plus one */
+    byte was;                /* how many ran before the commit */
+    byte i;
 
 end_idle:
     atomic {
@@ -401,11 +406,41 @@ end_run:
         :: MINE && !CAN_TAKE(t) -> close_journal(); goto end_run
         fi
     }
+    /* journal_and_claim (hand_over.sql), without the gate: what this transaction ends is gone for it. */
+    atomic {
+        if
+        :: !limited[t] || !leased[w] || limit == NONE || gate_marked < revision || COUNT(IS_MARKED) - 1 >= limit
+        :: limited[t] && leased[w] && limit != NONE && gate_marked >= revision && COUNT(IS_MARKED) - 1 < limit ->
+            for (i : 0 .. TASKS - 1) {
+                if
+                :: heir == 0 && i != t && state[i] == ready && CAN_CHANGE(i) ->
+                    task_nokey[i] = JOURNAL + 1; heir = i + 1
+                :: else
+                fi
+            }
+        :: BAD_LUCK              /* it has no other slot free */
+        fi;
+        i = 0
+    }
+#ifdef BROKEN_HANDED_OVER_LATER
+    /* The end is committed, and whoever comes in its place is not yet. */
+    if
+    :: heir != 0 -> atomic { was = COUNT(IS_RUNNING); state[t] = done; owner[t] = NOBODY };
+        atomic {
+            i = heir - 1; state[i] = running; owner[i] = w; epoch[i] = epoch[i] + 1; limited[i] = true;
+            known[w].epoch[i] = epoch[i];
+            assert(COUNT(IS_RUNNING) <= was);
+            i = 0; close_journal(); goto lost
+        }
+    :: heir == 0
+    fi;
+#endif
     /* (6), (8) and commit. */
     atomic {
         if
         :: true ->
             assert(CURRENT && owner[t] == w);
+            was = COUNT(IS_RUNNING);
             owner[t] = NOBODY;
             if
             :: is_there -> assert(recorded[t]); state[t] = done
@@ -415,6 +450,24 @@ end_run:
                 epoch[t] = epoch[t] + 1
 #endif
             fi;
+            if
+            :: heir != 0 ->
+                i = heir - 1;
+                assert(state[i] == ready && owner[i] == NOBODY && registered[w]);
+                state[i] = running; owner[i] = w; limited[i] = true;
+#ifndef BROKEN_EPOCH_STAYS
+                epoch[i] = epoch[i] + 1;
+#endif
+                if
+                :: alive[w] -> known[w].epoch[i] = epoch[i]
+                :: !alive[w]
+                :: alive[w] && BAD_LUCK
+                fi;
+                i = 0
+            :: heir == 0
+            fi;
+            /* Promise 4: its places are all it gives away. */
+            assert(COUNT(IS_RUNNING) <= was);
             close_journal()
         :: BAD_LUCK -> close_journal(); goto end_run
         fi

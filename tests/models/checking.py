@@ -119,6 +119,12 @@ BROKEN = [
         sizes={**LIMITS, "FIRST": 1, "MOST": 1},
         refuted_by=LIMIT,
     ),
+    Check(
+        "handed over later",
+        broken="HANDED_OVER_LATER",
+        sizes={"TASKS": 3, "SETS": 0, "FIRST": 1, "MOST": 1, **CALM},
+        refuted_by=LIMIT,
+    ),
     Check("reaper without fence", broken="REAP_WITHOUT_FENCE", sizes=_LAPSE, refuted_by=ORPHAN),
     Check("journal without fence", broken="JOURNAL_WITHOUT_FENCE", sizes=_LAPSE, refuted_by=FENCE),
     Check("weak takeover", broken="REAP_FOR_NO_KEY_UPDATE", sizes=_LAPSE, refuted_by=FENCE),

@@ -255,6 +255,15 @@ REACHES: dict[str, tuple[str, str]] = {
                1, false, false, '[]', '[]', '[]', '[]', '[]', '{}', false)
             where verdict <> 'gone'""",
     ),
+    "journal_and_claim": (
+        "shop_worker",
+        """select * from rowlock.journal_and_claim(
+               %(worker)s,
+               '[{"i": 0, "run": "%(running)t", "epoch": 1, "position": 9, "seconds": 1,
+                  "place": "9", "name": "x"}]',
+               1, false, false, '[]', '[]', '[]', '[]', '[]', '{}', false, 'bank', 'v1')
+            where verdict <> 'gone'""",
+    ),
     "record_transaction": (
         "shop_worker",
         "select rowlock.record_transaction(%(running)s, 1, 1, '9', 9, 'x', 1, 0.1, '1')",
@@ -401,7 +410,7 @@ def test_the_same_reaches_succeed_in_the_own_app(home: Estate, function: str) ->
         rows = connection.execute(sql.encode(), things).fetchall()
         connection.execute("rollback")
     # These answer only what is not as it should be, or what is old.
-    if function not in ("journal", "my_apps", "retain_plan"):
+    if function not in ("journal", "journal_and_claim", "my_apps", "retain_plan"):
         assert rows
 
 

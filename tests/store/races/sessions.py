@@ -38,6 +38,7 @@ from rowlock.store.statements import (
     FORK,
     HEARTBEAT,
     JOURNAL,
+    JOURNAL_AND_CLAIM,
     LEAVE,
     RECORD_FAILED_TRANSACTION,
     RECORD_TRANSACTION,
@@ -57,6 +58,7 @@ from rowlock.store.statements import (
     Owned,
     Recorded,
     Tended,
+    claimed_from,
     parted,
 )
 
@@ -381,6 +383,16 @@ class Worker(Session):
     ) -> Verdicts:
         batch = parameters(self.worker_id, list(entries), retrying=retrying, groups=groups)
         return Verdicts(self.call(JOURNAL, **batch))
+
+    def hand_over(self, *entries: Entry, version: str = "") -> tuple[Verdicts, list[Claimed]]:
+        """Journal, and claim for what it let go of."""
+        batch = parameters(self.worker_id, list(entries), retrying=False)
+        verdicts = Verdicts(self.call(JOURNAL_AND_CLAIM, **batch, app=APP, version=version))
+        return verdicts, [
+            claimed_from(answer.detail)
+            for answer in verdicts.answers
+            if answer.verdict == "claimed"
+        ]
 
     def verdict(self, *entries: Entry, retrying: bool = False) -> str:
         """The verdict on the last of these."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from rowlock.store.statements import Claimed
 from store.limit_spy import FULLEST_WINDOW, NO_SPY, SPY
 from store.races.sessions import APP, Worker, World, finish, release, sleep_on
 
@@ -18,6 +19,7 @@ SECONDS = float(os.environ.get("ROWLOCK_HAMMER_SECONDS", "8"))
 SEED = int(os.environ.get("ROWLOCK_HAMMER_SEED", "0")) or random.SystemRandom().randint(1, 10**6)
 TENANTS = [None, "a", "b", "c"]
 RATE, PERIOD = 40, "1 second"
+CHANGING = 4
 
 
 @pytest.fixture
@@ -44,8 +46,12 @@ def work(worker: Worker, chance: random.Random, over: threading.Event) -> int:
         while len(mine) > 3 or (mine and chance.random() < 0.7):
             one = mine.pop()
             how = chance.random()
-            if how < 0.6:
+            if how < 0.3:
                 done += worker.write(finish(one)) == ["written"]
+            elif how < 0.6:
+                verdict, more = hand_over(worker, one)
+                done += verdict == "written"
+                mine += [*more, one] if verdict == "again" else more
             elif how < 0.8:
                 worker.write(release(one))
             else:
@@ -61,13 +67,24 @@ def work(worker: Worker, chance: random.Random, over: threading.Event) -> int:
     return done
 
 
-def meddle(world: World, chance: random.Random, over: threading.Event) -> int:
-    """Change limits while no claim is under way, so that the spy sees what the claim saw."""
+def hand_over(worker: Worker, one: Claimed) -> tuple[str, list[Claimed]]:
+    """End it, and take what comes in its place, while no limit changes."""
+    worker.begin()
+    worker.run("select pg_advisory_xact_lock_shared(%s)", CHANGING)
+    end = finish(one)
+    verdicts, more = worker.hand_over(end)
+    worker.commit()
+    return verdicts.of_worker or verdicts.of(end), more
+
+
+def meddle(world: World, chance: random.Random, over: threading.Event, names: Sequence[str]) -> int:
+    """Change limits while no claim or hand-over is under way: the spy sees what they saw."""
     session, changes = world.session("operator"), 0
     while not over.wait(0.02):
         session.begin()
+        session.run("select pg_advisory_xact_lock(%s)", CHANGING)
         session.run("select from rowlock.queue_gate where name = 'default' for update")
-        name = chance.choice(["concurrency", "partition_concurrency", "worker_concurrency"])
+        name = chance.choice(names)
         value: Any = chance.choice([None, 1, 2, 5, 9])
         session.limit(**{name: value})
         over.wait(0.002)
@@ -92,12 +109,12 @@ def upkeep(world: World, chance: random.Random, over: threading.Event) -> None:
         )
 
 
-@pytest.mark.parametrize("rated", [False, True], ids=["counts", "rate"])
-def test_no_limit_is_exceeded_at_any_instant(spied: World, rated: bool) -> None:
+@pytest.mark.parametrize("kind", ["partitions", "rate", "plain"])
+def test_no_limit_is_exceeded_at_any_instant(spied: World, kind: str) -> None:
     print(f"ROWLOCK_HAMMER_SEED={SEED}")  # shown when it fails
     world, chance = spied, random.Random(SEED)
     runs = world.anybody.start_many(*[{"workflow": "fulfil"}] * 800)
-    for tenant in TENANTS:
+    for tenant in TENANTS if kind != "plain" else []:
         world.anybody.run(
             "update rowlock.run set partition = %s where id = any(%s)",
             tenant,
@@ -109,8 +126,13 @@ def test_no_limit_is_exceeded_at_any_instant(spied: World, rated: bool) -> None:
             tenant,
             chosen,
         )
-    world.anybody.limit(partitions=True, partition_concurrency=2)
-    if rated:
+    changed = ["concurrency", "worker_concurrency"]
+    if kind == "plain":
+        world.anybody.limit(concurrency=5)
+    else:
+        changed.append("partition_concurrency")
+        world.anybody.limit(partitions=True, partition_concurrency=2)
+    if kind == "rate":
         world.anybody.limit(rate=f"{RATE}/s")
     workers = [world.worker(f"worker {n}") for n in range(5)]
     over = threading.Event()
@@ -119,7 +141,7 @@ def test_no_limit_is_exceeded_at_any_instant(spied: World, rated: bool) -> None:
             threads.submit(work, worker, random.Random(SEED + n), over)
             for n, worker in enumerate(workers)
         ]
-        meddling = threads.submit(meddle, world, random.Random(SEED + 100), over)
+        meddling = threads.submit(meddle, world, random.Random(SEED + 100), over, changed)
         tending = threads.submit(upkeep, world, random.Random(SEED + 200), over)
         over.wait(SECONDS / 2)
         over.set()
@@ -128,7 +150,7 @@ def test_no_limit_is_exceeded_at_any_instant(spied: World, rated: bool) -> None:
         tending.result(60)
     assert world.anybody.run("select * from public.over_limit") == []
     assert (done > 20, changes > 5) == (True, True)
-    if rated:
+    if kind == "rate":
         fullest = world.anybody.ask(FULLEST_WINDOW, PERIOD, False, "default")
         assert 1 <= fullest <= RATE
     # Nothing has leaked: without limits all goes on.

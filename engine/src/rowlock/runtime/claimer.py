@@ -3,9 +3,10 @@
 Polling is the truth; being told (a notification, the own journal, a round of tending) only
 shortens the wait. A worker that finds nothing says that it listens, then looks once more: whoever
 starts a run after that look sees the flag and tells it. A queue with a rate says itself when to
-come again; one with limits is looked at again when a run of it ends here.
+come again. When runs of a limited queue end here, others come in their places with the journal's
+commit, while there are other slots free: or other queues would get none.
 
-Reads and writes: store's CLAIM, HISTORY, OUTCOMES.
+Reads and writes: store's CLAIM, HISTORY, OUTCOMES; takes what JOURNAL_AND_CLAIM gave.
 """
 
 from __future__ import annotations
@@ -81,12 +82,42 @@ class Claimer:
         self._next = Next()
         self._is_all = False
         self._all_slots = max(1, slots.free())
+        self._handed: asyncio.Queue[list[Claimed]] = asyncio.Queue()
+        self._is_claiming = False
 
     def poke(self) -> None:
         """There may be work: look now."""
         self._poked.set()
 
+    def wants(self, places: int) -> Mapping[str, Any] | None:
+        """See the journal's Heir."""
+        is_alone = self._queues is not None and len(self._queues) == 1
+        if not self._is_claiming or not (is_alone or self._slots.free() > places):
+            return None
+        return {"app": self._app, "version": self._settings.version}
+
+    def take(self, claimed: list[Claimed]) -> None:
+        """See the journal's Heir."""
+        self._observer.claimed(claimed, None)
+        fresh = [one for one in claimed if one.epoch == 1]
+        for one in fresh:
+            self._load(one, [], {})
+        if len(fresh) < len(claimed):
+            self._handed.put_nowait([one for one in claimed if one.epoch > 1])
+
     async def run(self) -> None:
+        self._is_claiming = True
+        try:
+            await self._claim_on()
+        finally:
+            self._is_claiming = False
+
+    async def load_handed(self) -> None:
+        """Load what came with the journal's commits and has a history, until cancelled."""
+        while True:
+            await self._load_all(await self._handed.get())
+
+    async def _claim_on(self) -> None:
         backoff = Backoff()
         while True:
             try:
@@ -149,12 +180,13 @@ class Claimer:
             len(claimed) < want and self._next.after is None and all(one.limited for one in claimed)
         )
         self._observer.claimed(claimed, time.perf_counter() - began)
-        if not claimed:
-            return 0
+        await self._load_all(claimed)
+        return len(claimed)
+
+    async def _load_all(self, claimed: list[Claimed]) -> None:
         remembered, outcomes = await self._remember([c for c in claimed if c.epoch > 1])
         for one in claimed:
             self._load(one, remembered[one.run_id], outcomes)
-        return len(claimed)
 
     async def _ask(self, want: int) -> list[Claimed]:
         found = await self._session.rows(

@@ -8,7 +8,10 @@ When the connection is lost in mid-flush nobody knows whether it committed: the 
 again, marked as retrying, and the database says what stands there. An entry that PostgreSQL
 refuses fails alone: the others of its batch are sent again without it.
 
-Reads: entries that executions add.  Writes: store's JOURNAL statement.
+Runs of limited queues that end or sleep make room for as many others: their places go to an heir,
+the claimer, in the same commit, if it wants them.
+
+Reads: entries that executions add.  Writes: store's JOURNAL statements.
 """
 
 from __future__ import annotations
@@ -18,14 +21,20 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
 
 from rowlock.runtime.points import Points
 from rowlock.settings import Settings
 from rowlock.store.connection import Backoff, Disconnected, Poisoned, Session
 from rowlock.store.entries import Emit, Entry, Finish, Release, Step, Suspend, parameters, size_of
-from rowlock.store.statements import JOURNAL, Answer
+from rowlock.store.statements import (
+    JOURNAL,
+    JOURNAL_AND_CLAIM,
+    Answer,
+    Claimed,
+    claimed_from,
+)
 from rowlock.telemetry.observer import Observer
 
 log = logging.getLogger("rowlock.journal")
@@ -62,6 +71,16 @@ class _Item:
         self.first_tried_at: float | None = None
 
 
+class Heir(Protocol):
+    """Who takes the places of limited runs that end."""
+
+    def wants(self, places: int) -> Mapping[str, Any] | None:
+        """Whether it would take runs for so many places: for whom to claim, or None."""
+
+    def take(self, claimed: list[Claimed]) -> None:
+        """They are this worker's now."""
+
+
 class WorkerGone(Exception):
     """The database no longer knows this worker: its runs belong to others."""
 
@@ -77,6 +96,7 @@ class Journal:
         on_ready: Callable[[], None] = lambda: None,
         on_tend: Callable[[], None] = lambda: None,
         on_news: Callable[[Iterable[str]], None] = lambda _runs: None,
+        heir: Heir | None = None,
         observer: Observer,
         points: Points | None = None,
     ) -> None:
@@ -91,6 +111,7 @@ class Journal:
         self._on_ready = on_ready
         self._on_tend = on_tend
         self._on_news = on_news
+        self._heir = heir
         self._observer = observer
         self._groups: set[str] = set()
         """Of them children have ended in a batch that is committed: to be summed up by the next."""
@@ -191,15 +212,20 @@ class Journal:
         backoff = Backoff()
         entries = [item.entry for item in batch]
         groups = sorted(self._groups)
+        places = sum(isinstance(entry, Finish | Suspend) and entry.limited for entry in entries)
         while True:
             began = time.perf_counter()
             if self._points is not None:
                 await self._points.writing(entries)
+            batch_of = parameters(self._worker_id, entries, retrying=retrying, groups=groups)
+            claims = None
+            if places and self._heir is not None and not retrying:
+                claims = self._heir.wants(places)
             try:
-                answers = await self.session.rows(
-                    JOURNAL,
-                    parameters(self._worker_id, entries, retrying=retrying, groups=groups),
-                )
+                if claims is None:
+                    answers = await self.session.rows(JOURNAL, batch_of)
+                else:
+                    answers = await self.session.rows(JOURNAL_AND_CLAIM, {**batch_of, **claims})
             except Disconnected as error:
                 pause_s = backoff.next_s()
                 log.warning("the journal lost its connection, again in %.1f s: %s", pause_s, error)
@@ -207,11 +233,14 @@ class Journal:
                 await asyncio.sleep(pause_s)
                 continue
             found: dict[int, Answer] = {}
+            claimed: list[Claimed] = []
             busy = listened = False
             arrived: set[str] = set()
             for answer in answers:
                 if answer.number >= 0:
                     found[answer.number] = answer
+                elif answer.verdict == "claimed":
+                    claimed.append(claimed_from(answer.detail))
                 elif answer.verdict == "gone":
                     raise WorkerGone
                 elif answer.verdict == "again":
@@ -231,7 +260,9 @@ class Journal:
             self._observer.written(len(entries), time.perf_counter() - began)
             if self._points is not None:
                 await self._points.written(entries, found)
-            if any(map(_makes_ready, entries)):
+            if claimed and self._heir is not None:
+                self._heir.take(claimed)
+            if len(claimed) < places or any(map(_makes_ready, entries)):
                 self._on_ready()
             if listened:
                 self._on_news(entry.run for entry in entries if _is_news(entry))

@@ -26,13 +26,23 @@ Hanging = dict[str, Any]
 class Outbox:
     """The journal as one run sees it."""
 
-    __slots__ = ("_closed", "_epoch", "_grouped", "_journal", "_run", "cancelled", "waited")
+    __slots__ = (
+        "_closed",
+        "_epoch",
+        "_grouped",
+        "_journal",
+        "_limited",
+        "_run",
+        "cancelled",
+        "waited",
+    )
 
     def __init__(self, journal: Journal, claimed: Claimed) -> None:
         self._journal = journal
         self._run = str(claimed.run_id)
         self._epoch = claimed.epoch
         self._grouped = claimed.in_group
+        self._limited = claimed.limited
         self._closed = False
         self.waited = False
         """Whether the run may have rows in ``wait``, which its finish must clear."""
@@ -126,6 +136,7 @@ class Outbox:
             self.waited,
             self.cancelled,
             self._grouped,
+            limited=self._limited,
         )
         self._journal.add(entry, done, self._is_closed)
 
@@ -149,6 +160,7 @@ class Outbox:
             deadline_s,
             self.cancelled,
             force,
+            self._limited,
         )
         self._journal.add(entry, done, self._is_closed)
 

@@ -108,12 +108,23 @@ class Tenure:
         self._executions: dict[UUID, Execution] = {}
         self._room = asyncio.Event()
         self._crier = Crier(control)
+        self._claimer = Claimer(
+            settings,
+            control,
+            worker_id=worker_id,
+            app=code.app,
+            queues=list(options.queues) if options.queues is not None else None,
+            slots=self,
+            load=self._load,
+            observer=observer,
+        )
         self.journal = Journal(
             settings,
             worker_id,
             on_ready=self._poke,
             on_tend=self._poke_tender,
             on_news=self._crier.tell,
+            heir=self._claimer,
             observer=observer,
             points=points,
         )
@@ -138,16 +149,6 @@ class Tenure:
             self,
             suspects=self.steps.running,
             doing=self.steps.doing,
-        )
-        self._claimer = Claimer(
-            settings,
-            control,
-            worker_id=worker_id,
-            app=code.app,
-            queues=list(options.queues) if options.queues is not None else None,
-            slots=self,
-            load=self._load,
-            observer=observer,
         )
         self._claiming: asyncio.Task[None] | None = None
         self._children: set[asyncio.Task[None]] = set()
@@ -241,6 +242,7 @@ class Tenure:
                     group.create_task(self._janitor.run(), name="janitor"),
                     group.create_task(self.scheduler.run(), name="scheduler"),
                     group.create_task(self._crier.run(), name="crier"),
+                    group.create_task(self._claimer.load_handed(), name="heir"),
                 ]
                 self._claiming = group.create_task(self._claimer.run(), name="claimer")
                 services.append(self._claiming)
@@ -496,8 +498,6 @@ class Tenure:
             due = execution.next_due()
             if due is not None:
                 self.tender.expect(due)
-        if execution.claimed.limited:
-            self._claimer.poke()  # others can't know that there is room
         self._room.set()
 
     def room_changed(self) -> None:

@@ -69,6 +69,7 @@ class Finish(msgspec.Struct, omit_defaults=True):
 
     ``waited``: it may have left rows in ``wait``; ``cancelled``: one in ``cancel_request``.
     ``grouped``: it is one of a group of children. ``next``: the input of the next generation.
+    ``limited``: it was claimed under a limit, and its place may go to another run.
     """
 
     run: str
@@ -81,6 +82,7 @@ class Finish(msgspec.Struct, omit_defaults=True):
     cancelled: bool = False
     grouped: bool = False
     closing: bool = False
+    limited: bool = False
     i: int = -1
 
 
@@ -103,6 +105,7 @@ class Suspend(msgspec.Struct, omit_defaults=True):
 
     ``open``: all places that wait. ``watches``: a Watch for each that waits for more than a timer.
     ``deadline_s``: seconds to the run's deadline. ``told``: it has heard that it is cancelled.
+    ``limited``: as in Finish.
     """
 
     run: str
@@ -113,6 +116,7 @@ class Suspend(msgspec.Struct, omit_defaults=True):
     deadline_s: float | None = None
     told: bool = False
     force: bool = False
+    limited: bool = False
     i: int = -1
 
 

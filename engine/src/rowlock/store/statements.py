@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import msgspec
+
 from rowlock.store.connection import Statement
 
 
@@ -130,6 +132,11 @@ CLAIM = Statement(
     " %(after)s, %(want)s, %(listening)s)",
     Claimed,
 )
+
+
+def claimed_from(answer: Any) -> Claimed:
+    """A run that came with the journal's answer."""
+    return msgspec.convert(answer, Claimed)
 
 
 def parted(rows: list[Claimed]) -> tuple[list[Claimed], Next]:
@@ -318,13 +325,18 @@ class Answer:
     detail: Any
 
 
-JOURNAL = Statement(
-    "journal",
-    "select * from rowlock.journal(%(worker)s, %(steps)s::json, %(asked)s, %(made)s, %(rows)s,"
+_BATCH = (
+    "%(worker)s, %(steps)s::json, %(asked)s, %(made)s, %(rows)s,"
     " %(emits)s::jsonb, %(waits)s::jsonb, %(finishes)s::jsonb, %(suspends)s::jsonb,"
-    " %(releases)s::jsonb, %(groups)s::text[], %(retrying)s)",
+    " %(releases)s::jsonb, %(groups)s::text[], %(retrying)s"
+)
+JOURNAL = Statement("journal", f"select * from rowlock.journal({_BATCH})", Answer)  # noqa: S608
+JOURNAL_AND_CLAIM = Statement(
+    "journal_and_claim",
+    f"select * from rowlock.journal_and_claim({_BATCH}, %(app)s, %(version)s)",  # noqa: S608
     Answer,
 )
+"""The same, and as many runs as it lets go of limited ones (functions/hand_over.sql)."""
 
 # --- who waits outside (functions/listeners.sql)
 

@@ -94,9 +94,10 @@ class Metrics(Observer):
             }
         )
 
-    def claimed(self, runs: Sequence[Claimed], seconds: float) -> None:
-        self._claims[0] += seconds
-        self._claims[bisect_left(self._database_bounds, seconds) + 1] += 1
+    def claimed(self, runs: Sequence[Claimed], seconds: float | None) -> None:
+        if seconds is not None:
+            self._claims[0] += seconds
+            self._claims[bisect_left(self._database_bounds, seconds) + 1] += 1
         if not runs:
             self._empty[0] += 1
             return

@@ -16,8 +16,11 @@ from rowlock.store.statements import Claimed
 class Observer:
     """See the module's text. All times are durations in seconds."""
 
-    def claimed(self, runs: Sequence[Claimed], seconds: float) -> None:
-        """The database was asked for work and gave these runs, perhaps none."""
+    def claimed(self, runs: Sequence[Claimed], seconds: float | None) -> None:
+        """The database was asked for work and gave these runs, perhaps none.
+
+        ``seconds``: how long that took; None: they came with the journal's commit.
+        """
 
     def written(self, entries: int, seconds: float) -> None:
         """The journal committed so many entries at once."""
@@ -68,7 +71,7 @@ class Observers(Observer):
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
 
-    def claimed(self, runs: Sequence[Claimed], seconds: float) -> None:
+    def claimed(self, runs: Sequence[Claimed], seconds: float | None) -> None:
         for one in self._observers:
             one.claimed(runs, seconds)
 

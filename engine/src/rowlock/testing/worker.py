@@ -65,7 +65,7 @@ class _Ears(Observer):
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
 
-    def claimed(self, runs: Sequence[Claimed], seconds: float) -> None:
+    def claimed(self, runs: Sequence[Claimed], seconds: float | None) -> None:
         self._worker.on_claimed(runs)
 
 

@@ -44,10 +44,11 @@ $$;
 
 -- claim_next: see above. p_after: the queue that the last call came to. Its last row may be no run, but says
 -- when to come again sooner than to poll (again_in, in seconds; 0: another claim was at it), and p_after of
--- the next call (null: from the first).
+-- the next call (null: from the first). p_handed: the caller's transaction has let go of as many runs of this
+-- one queue, and hands their places over (hand_over.sql).
 create or replace function rowlock.claim_next(
     p_worker bigint, p_app text, p_version text, p_queues text[], p_after text, p_want integer,
-    p_listening boolean)
+    p_listening boolean, p_handed boolean default false)
 returns table (
     run_id uuid, epoch integer, generation integer, created_at timestamptz, workflow text, queue text,
     version text, key text, takeovers smallint, input text, attributes text, trace_context text,
@@ -143,6 +144,8 @@ begin
               from rowlock.queue as q where q.app = p_app and q.name = v_queue;
             continue when v_parted is null;
             v_alone := v_limited or v_parted;
+            continue when p_handed and (v_parted or v_paused_workflows <> '{}'
+                                        or not rowlock.may_hand_over(p_app, v_queue, v_fits));
             if v_limited then
                 v_room := rowlock.room(p_app, v_queue, v_fits, p_worker, p_want);
                 if v_room.room <= 0 then
@@ -157,33 +160,39 @@ begin
             if not found then
                 return;
             end if;
-            if v_alone then
-                select g.* into v_gate from rowlock.queue_gate as g
-                 where g.app = p_app and g.name = v_queue
-                   for update skip locked;
+            if p_handed then
+                v_ids := (rowlock.pick(p_app, v_queue, '', v_fits, '{}', (
+                              select q.ageing from rowlock.queue as q where q.app = p_app and q.name = v_queue),
+                              v_room.room, v_room.room, '{}')).ids;
             else
-                perform 1 from rowlock.queue_gate as g
-                  where g.app = p_app and g.name = v_queue
-                    for key share skip locked;
-            end if;
-            if not found then
-                v_again := 0;
-                continue;
-            end if;
-            if v_paused_workflows <> '{}' and not v_parted and not rowlock.set_aside(
-                   p_app, v_queue, '', v_fits, v_paused_workflows, p_want) then
-                perform pg_notify('rowlock_worker_' || p_worker, '');  -- there may be work behind them
-                continue;
-            end if;
+                if v_alone then
+                    select g.* into v_gate from rowlock.queue_gate as g
+                     where g.app = p_app and g.name = v_queue
+                       for update skip locked;
+                else
+                    perform 1 from rowlock.queue_gate as g
+                      where g.app = p_app and g.name = v_queue
+                        for key share skip locked;
+                end if;
+                if not found then
+                    v_again := 0;
+                    continue;
+                end if;
+                if v_paused_workflows <> '{}' and not v_parted and not rowlock.set_aside(
+                       p_app, v_queue, '', v_fits, v_paused_workflows, p_want) then
+                    perform pg_notify('rowlock_worker_' || p_worker, '');  -- there may be work behind them
+                    continue;
+                end if;
 
-            if v_alone then
-                select x.ids, x.at, x.again_in into v_ids, v_at, v_soon
-                  from rowlock.pick_limited(p_app, v_queue, v_parted, v_gate, v_fits, p_worker,
-                                             v_paused_workflows, p_want) as x;
-                v_again := least(v_again, v_soon);
-            else
-                v_at := null;
-                v_ids := null;
+                if v_alone then
+                    select x.ids, x.at, x.again_in into v_ids, v_at, v_soon
+                      from rowlock.pick_limited(p_app, v_queue, v_parted, v_gate, v_fits, p_worker,
+                                                 v_paused_workflows, p_want) as x;
+                    v_again := least(v_again, v_soon);
+                else
+                    v_at := null;
+                    v_ids := null;
+                end if;
             end if;
             continue when v_ids = '{}';
 

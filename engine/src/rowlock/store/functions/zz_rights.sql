@@ -68,6 +68,7 @@ as $$
         ('apply_declaration',         '{worker}',                     false),
         ('history',                   '{worker}',                     false),
         ('journal',                   '{worker}',                     false),
+        ('journal_and_claim',         '{worker}',                     false),
         ('record_transaction',        '{worker}',                     false),
         ('record_failed_transaction', '{worker}',                     false),
         ('tell',                      '{worker}',                     false),
