@@ -73,6 +73,7 @@ def claimed_ids(worker: Worker, version: str = "", want: int = 100) -> list[UUID
         after=None,
         want=want,
         listening=False,
+        memory=None,
     )
     return sorted(one.run_id for one in claimed)
 

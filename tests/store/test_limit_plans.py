@@ -89,6 +89,7 @@ class Backlog:
             "after": None,
             "want": want,
             "listening": False,
+            "memory": None,
         }
         cost = cost_of(self.worker, CLAIM.sql, given)
         return cost.buffers, cost.scanned & set(TABLES)

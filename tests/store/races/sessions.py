@@ -358,6 +358,7 @@ class Worker(Session):
         listening: bool = False,
         version: str = "",
         after: str | None = None,
+        memory: str | None = None,
     ) -> list[Claimed]:
         found = self.call(
             CLAIM,
@@ -368,6 +369,7 @@ class Worker(Session):
             after=after,
             want=want,
             listening=listening,
+            memory=memory,
         )
         claimed, self.next = parted(found)
         return claimed

@@ -3,7 +3,8 @@
 Polling is the truth; being told (a notification, the own journal, a round of tending) only
 shortens the wait. A worker that finds nothing says that it listens, then looks once more: whoever
 starts a run after that look sees the flag and tells it. A queue with a rate says itself when to
-come again. When runs of a limited queue end here, others come in their places with the journal's
+come again; and what a claim wants to be told with the next one (behind.sql) goes back as it came.
+When runs of a limited queue end here, others come in their places with the journal's
 commit, while there are other slots free: or other queues would get none.
 
 Reads and writes: store's CLAIM, HISTORY, OUTCOMES; takes what JOURNAL_AND_CLAIM gave.
@@ -199,6 +200,7 @@ class Claimer:
                 "after": self._next.after,
                 "want": want,
                 "listening": self._listening and not self._settings.pgbouncer,
+                "memory": self._next.memory,
             },
         )
         claimed, following = parted(found)

@@ -43,17 +43,17 @@ as $$
 $$;
 
 -- claim_next: see above. p_after: the queue that the last call came to. Its last row may be no run, but says
--- when to come again sooner than to poll (again_in, in seconds; 0: another claim was at it), and p_after of
--- the next call (null: from the first). p_handed: the caller's transaction has let go of as many runs of this
+-- when to come again sooner than to poll (again_in, in seconds; 0: another claim was at it), and p_after and
+-- p_memory of the next call (null: from the first; nothing to remember, see behind.sql). p_handed: the caller's transaction has let go of as many runs of this
 -- one queue, and hands their places over (hand_over.sql).
 create or replace function rowlock.claim_next(
     p_worker bigint, p_app text, p_version text, p_queues text[], p_after text, p_want integer,
-    p_listening boolean, p_handed boolean default false)
+    p_listening boolean, p_handed boolean default false, p_memory text default null)
 returns table (
     run_id uuid, epoch integer, generation integer, created_at timestamptz, workflow text, queue text,
     version text, key text, takeovers smallint, input text, attributes text, trace_context text,
     waited double precision, started_at timestamptz, age double precision, deadline_in double precision,
-    in_group boolean, cancel text, limited boolean, again_in double precision, after text)
+    in_group boolean, cancel text, limited boolean, again_in double precision, after text, memory text)
 language plpgsql volatile
 set search_path = pg_catalog
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
@@ -63,6 +63,8 @@ as $$
 declare
     a_batch   constant integer := 32;    -- queues that one claim serves, when there are more
     most_idle constant integer := 1024;  -- queues that it looks at when none gives anything
+    a_walk    constant integer := 2000;  -- entries of the index that a look may walk past for nothing
+    most_kept constant integer := 64;    -- queues that are worth remembering
     v_wanted  integer := p_want;
     v_from    text := coalesce(p_after, '');
     v_wrapped boolean := coalesce(p_after, '') = '';
@@ -81,6 +83,14 @@ declare
     v_at      timestamptz;
     v_again   double precision;
     v_after   text;
+    v_began   timestamptz := clock_timestamp();
+    v_walked  bigint := pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass);
+    v_memory  jsonb;
+    v_noting  boolean := false;  -- whether to remember what is taken
+    v_bounded boolean := false;  -- whether this look is no full one
+    v_behind  jsonb := '{}';
+    v_bounds  jsonb;
+    v_until   timestamptz;
     v_paused_app       boolean;
     v_paused_queues    text[] := '{}';
     v_paused_workflows text[] := '{}';
@@ -95,9 +105,26 @@ begin
         return;
     end if;
 
-    v_batch := coalesce(p_queues, rowlock.ready_queues(p_app, v_from, a_batch));
-    if v_batch = '{}' and v_wrapped then
-        return;
+    if p_memory is not null then
+        v_memory := p_memory::jsonb;
+        v_noting := true;
+        v_behind := coalesce(v_memory -> 'behind', '{}');
+        v_until := v_began - interval '0.2 s';
+        -- A full look, too, where the clock went back; and where a pause has runs set aside.
+        v_bounded := coalesce(v_began >= (v_memory ->> 'looked')::timestamptz
+                              and v_began < (v_memory ->> 'due')::timestamptz, false)
+                     and not exists (select from rowlock.pause as p
+                                      where p.app = p_app and p.lifted_at is null and p.workflow is not null);
+    end if;
+    if v_bounded then
+        v_batch := array(select k from jsonb_object_keys(v_behind) as k
+                          where p_queues is null or k = any (p_queues));
+    else
+        v_batch := coalesce(p_queues, rowlock.ready_queues(p_app, v_from, a_batch));
+        if v_batch = '{}' and v_wrapped and not v_noting
+           and pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass) - v_walked <= a_walk then
+            return;
+        end if;
     end if;
     if p_version = '' then
         v_fits := array(select v.name from rowlock.version as v where v.app = p_app) || '{""}'::text[];
@@ -122,16 +149,18 @@ begin
     loop
         v_looked := v_looked + cardinality(v_batch);
         -- Where the walk goes on; an incomplete batch was the last.
-        v_after := case when p_queues is null and cardinality(v_batch) = a_batch then v_batch[a_batch] end;
+        v_after := case when v_bounded then p_after
+                        when p_queues is null and cardinality(v_batch) = a_batch then v_batch[a_batch] end;
         if cardinality(v_batch) > 1 then
             v_batch := rowlock.by_weight(p_app, v_batch);
         end if;
         foreach v_queue in array v_batch loop
             exit when p_want <= 0;
             continue when v_queue = any (v_paused_queues);
+            v_bounds := nullif(v_behind -> v_queue, 'null');
             -- A probe a version: as a semi-join it reads the whole queue of a version that is not ours. The
             -- last of the index says whether any is in a partition.
-            select q.limited, (
+            select q.limited, case when v_bounded and v_bounds is not null and not q.limited then false else (
                        select bool_or(t.parted)
                          from unnest(v_fits) as f (version)
                         cross join lateral (
@@ -139,11 +168,15 @@ begin
                                where t.app = p_app and t.queue = v_queue and t.version = f.version
                                  and t.state = 'ready'
                                order by t.app desc, t.queue desc, t.version desc, coalesce(t.partition, '') desc
-                               limit 1) as t)
+                               limit 1) as t) end
               into v_limited, v_parted
               from rowlock.queue as q where q.app = p_app and q.name = v_queue;
-            continue when v_parted is null;
             v_alone := v_limited or v_parted;
+            if v_noting and (v_alone or v_parted is null and v_bounds is null) then
+                v_behind := v_behind - v_queue
+                            || case when v_parted is null then '{}' else jsonb_build_object(v_queue, null) end;
+            end if;
+            continue when v_parted is null;
             continue when p_handed and (v_parted or v_paused_workflows <> '{}'
                                         or not rowlock.may_hand_over(p_app, v_queue, v_fits));
             if v_limited then
@@ -192,6 +225,21 @@ begin
                 else
                     v_at := null;
                     v_ids := null;
+                    if v_noting then
+                        -- Limited meanwhile: as below.
+                        continue when (select q.limited from rowlock.queue as q
+                                        where q.app = p_app and q.name = v_queue);
+                        if v_bounded then
+                            v_ids := rowlock.pick_behind(p_app, v_queue, v_fits, v_bounds, p_want);
+                        else
+                            v_ids := (rowlock.pick(p_app, v_queue, '', v_fits, v_paused_workflows, null,
+                                                   p_want, p_want, '{}')).ids;
+                        end if;
+                        v_bounds := rowlock.bounds_behind(coalesce(v_bounds, '{}'), v_ids,
+                                                          cardinality(v_ids) < p_want, v_until);
+                        v_behind := v_behind - v_queue || case when v_bounds is null then '{}'
+                                                               else jsonb_build_object(v_queue, v_bounds) end;
+                    end if;
                 end if;
             end if;
             continue when v_ids = '{}';
@@ -233,7 +281,7 @@ begin
                    extract(epoch from case when c.generation = 1 then r.deadline_at else g.deadline_at end
                                       - c.claimed_at)::double precision,
                    r.child_index is not null,
-                   q.request, v_limited, null::double precision, null::text
+                   q.request, v_limited, null::double precision, null::text, null::text
               from claimed as c
              cross join lateral (
                    select x.* from rowlock.run as x where x.id = c.run_id offset 0) as r
@@ -248,7 +296,7 @@ begin
             get diagnostics v_got = row_count;
             p_want := p_want - v_got;
         end loop;
-        exit when p_queues is not null or p_want < v_wanted or v_looked >= most_idle;
+        exit when v_bounded or p_queues is not null or p_want < v_wanted or v_looked >= most_idle;
         if v_after is null then
             exit when v_wrapped;
             v_wrapped := true;
@@ -258,7 +306,19 @@ begin
         v_batch := rowlock.ready_queues(p_app, coalesce(v_after, ''), a_batch);
         exit when v_batch = '{}';
     end loop;
-    if v_again is not null or v_after is not null then
+    if v_bounded then
+        memory := (v_memory || jsonb_build_object('behind', v_behind))::text;
+        v_again := least(v_again, extract(epoch from (v_memory ->> 'due')::timestamptz - v_began));
+    elsif pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass) - v_walked
+              > a_walk + 10 * (v_wanted - p_want)
+          and not p_handed and (select count(*) from jsonb_object_keys(v_behind)) <= most_kept then
+        -- What the first of them took nobody noted: the next one looks at all there is again.
+        memory := jsonb_build_object(
+            'looked', clock_timestamp(),
+            'due', clock_timestamp() + case when v_noting then 10 else 0 end * (clock_timestamp() - v_began),
+            'behind', v_behind)::text;
+    end if;
+    if v_again is not null or v_after is not null or memory is not null then
         again_in := case when p_want > 0 then v_again end;
         after := v_after;
         return next;

@@ -1,0 +1,257 @@
+"""Claims behind a transaction that stays open: as cheap as without, and nothing is overlooked.
+
+Nothing here is timed: what a claim costs is counted in buffers, and when the next full look is due
+stands in the memory that a claim answers, where a test may say otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import postgres
+from rowlock.embedded import Server
+from rowlock.store.statements import CLAIM
+from store.costs import cost_of
+from store.pinning import due, end_many, not_due, pinned, told
+from store.races.sessions import APP, Connections, Worker, World, finish, release
+
+DEAD = 20_000
+LIVE = 500
+FEW = 40
+ENOUGH = 3_000
+"""So many dead are out of proportion."""
+
+
+class Stranded:
+    """A worker on a queue with work, and the memory that it has been given."""
+
+    def __init__(self, world: World, dead: int = ENOUGH, live: int = 20) -> None:
+        end_many(world, dead)
+        self.world = world
+        self.runs = world.anybody.start_many(*[{"workflow": "fulfil"}] * live)
+        self.worker: Worker = world.worker()
+        self.worker.claim(1)
+        assert told(self.worker.next.memory)["behind"] == {}, "that the head is dead was news"
+        [one] = self.worker.claim(1, memory=self.worker.next.memory)
+        assert self.worker.next.again_in is None
+        assert [*told(self.worker.next.memory)["behind"]] == ["default"]
+        assert self.worker.write(release(one)) == ["written"]
+        self.memory = self.worker.next.memory
+
+    def looks(self, want: int = 100, *, fully: bool = False, version: str = "") -> list[str]:
+        """Claim and end; the workflows of what was found."""
+        memory = (due if fully else not_due)(self.memory)
+        claimed = self.worker.claim(want, memory=memory, version=version)
+        self.memory = self.worker.next.memory
+        if claimed:
+            assert set(self.worker.write(*(finish(one) for one in claimed))) == {"written"}
+        return [one.workflow for one in claimed]
+
+
+@pytest.fixture
+def stranded(world: World) -> Iterator[Stranded]:
+    with pinned(world):
+        found = Stranded(world)
+        found.looks()
+        yield found
+
+
+# --- what it costs
+
+
+@pytest.fixture(scope="module")
+def two(server: Server, template: str) -> Iterator[tuple[Worker, Worker, str | None]]:
+    """The same work without anything dead, and behind a good deal of it."""
+    with (
+        postgres.new_database(server, template) as clean,
+        postgres.new_database(server, template) as full,
+    ):
+        connections = [Connections(url) for url in (clean, full)]
+        worlds = [World(each) for each in connections]
+        for world in worlds:
+            world.anybody.run("analyze")
+        with pinned(worlds[1]):
+            end_many(worlds[1], DEAD)
+            workers = []
+            for world in worlds:
+                world.anybody.start_many(*[{"workflow": "fulfil"}] * LIVE)
+                worker = world.worker()
+                worker.heartbeat(lease_s=3600.0)
+                worker.run("set plan_cache_mode = force_generic_plan")
+                workers.append(worker)
+            workers[1].claim(1)
+            workers[1].claim(1, memory=workers[1].next.memory)
+            yield workers[0], workers[1], workers[1].next.memory
+        for world in worlds:
+            world.close()
+        for each in connections:
+            each.close()
+
+
+def cost(worker: Worker, memory: str | None, want: int, queues: list[str] | None) -> int:
+    given = {
+        "worker": worker.worker_id,
+        "app": APP,
+        "version": "",
+        "queues": queues,
+        "after": None,
+        "want": want,
+        "listening": False,
+        "memory": memory,
+    }
+    return cost_of(worker, CLAIM.sql, given).buffers
+
+
+@pytest.mark.parametrize("queues", [None, ["default"]])
+@pytest.mark.parametrize("want", [10, 100])
+def test_a_claim_costs_no_more_behind_a_pinned_xmin(
+    two: tuple[Worker, Worker, str | None], want: int, queues: list[str] | None
+) -> None:
+    clean, full, memory = two
+    without = cost(clean, None, want, queues)
+    bounded = cost(full, not_due(memory), want, queues)
+    assert bounded <= without + 5 * want + FEW, (without, bounded)
+    # What is dead is there, and a full look has to pass by it.
+    assert cost(full, due(memory), want, queues) > bounded + DEAD / 50
+
+
+def test_nothing_is_remembered_where_nothing_is_in_the_way(world: World) -> None:
+    world.anybody.start_many(*[{"workflow": "fulfil"}] * 1500)
+    worker = world.worker()
+    while claimed := worker.claim(100):
+        assert worker.next.memory is None
+        assert set(worker.write(*(finish(one) for one in claimed))) == {"written"}
+    assert worker.next.memory is None
+
+
+def test_the_memory_is_gone_with_what_was_in_the_way(world: World) -> None:
+    with pinned(world):
+        stranded = Stranded(world)
+    world.anybody.run("vacuum rowlock.task")
+    assert stranded.looks(5) == ["fulfil"] * 5
+    assert stranded.memory is not None
+    assert stranded.looks(5, fully=True) == ["fulfil"] * 5
+    assert stranded.memory is None
+
+
+# --- what is found, and when
+
+
+def test_claims_go_on_behind_what_was_taken(world: World) -> None:
+    with pinned(world):
+        stranded = Stranded(world, live=500)
+        done = 0
+        while found := stranded.looks(7):
+            done += len(found)
+        # What was handed back stands where it stood, before the bound if that is a moment ago.
+        assert done + len(stranded.looks(7, fully=True)) == 499
+        assert done >= 498
+
+
+def test_what_comes_to_an_empty_queue_is_found_without_a_full_look(stranded: Stranded) -> None:
+    assert stranded.looks() == []
+    for _ in range(3):
+        stranded.world.anybody.start()
+        assert stranded.looks() == ["fulfil"]
+    stranded.looks(fully=True)
+    stranded.world.anybody.start()
+    assert stranded.looks() == ["fulfil"]
+
+
+def test_a_start_that_commits_a_moment_late_is_found_without_a_full_look(
+    stranded: Stranded,
+) -> None:
+    """In the order of their ids and times they come before those that are taken already."""
+    stranded.looks()
+    late = stranded.world.session("late").begin()
+    slow = late.start("invoice")
+    stranded.world.anybody.start("fulfil")
+    # As if all this had happened just now, however slow this machine is.
+    late.run(
+        "update rowlock.task set due_at = clock_timestamp() + interval '1 hour' where run_id = %s",
+        slow,
+    )
+    stranded.world.anybody.run(
+        "update rowlock.task set due_at = clock_timestamp() + interval '2 hours'"
+    )
+    assert stranded.looks(1) == ["fulfil"]
+    late.commit()
+    assert stranded.looks() == ["invoice"]
+
+
+def an_hour_late(world: World) -> Callable[[], None]:
+    late = world.session("late").begin()
+    run = late.start("invoice")
+    late.run(
+        "update rowlock.task set due_at = due_at - interval '1 hour' where run_id = %s",
+        run,
+    )
+    return late.commit
+
+
+def a_priority(world: World) -> Callable[[], None]:
+    return lambda: world.anybody.start("invoice", priority=3) and None
+
+
+def a_queue(world: World) -> Callable[[], None]:
+    return lambda: world.anybody.start("invoice", queue="other") and None
+
+
+def a_partition(world: World) -> Callable[[], None]:
+    def come() -> None:
+        world.anybody.limit(partitions=True)
+        world.anybody.start("invoice", partition="tenant")
+        world.anybody.limit(partitions=None)
+
+    return come
+
+
+def a_run_handed_back(world: World) -> Callable[[], None]:
+    """Its claimer died: it waits where it stood, an hour ago."""
+    dead = world.worker("dead")
+    run = world.anybody.start("invoice", priority=0)
+    assert [one.run_id for one in dead.claim(1)] == [run]
+    world.anybody.run(
+        "update rowlock.task set due_at = due_at - interval '1 hour', priority = 50"
+        " where run_id = %s",
+        run,
+    )
+    world.expire(dead)
+
+    def come() -> None:
+        assert world.anybody.reap() == 1
+
+    return come
+
+
+@pytest.mark.parametrize(
+    "surprise", [an_hour_late, a_priority, a_queue, a_partition, a_run_handed_back]
+)
+def test_what_bounds_hide_is_found_by_the_next_full_look(
+    stranded: Stranded, surprise: Callable[[World], Callable[[], None]]
+) -> None:
+    come = surprise(stranded.world)
+    stranded.looks()
+    come()
+    assert stranded.looks() == []
+    assert stranded.worker.next.again_in is not None
+    assert stranded.worker.next.again_in > 0, "the next full look"
+    assert stranded.looks(fully=True) == ["invoice"]
+
+
+def test_too_many_queues_to_remember_are_looked_at_as_ever(world: World) -> None:
+    queues = [f"queue {n}" for n in range(100)]
+    world.anybody.run(
+        "select rowlock.show_app(%s, %s, array['fulfil'], array['default'])", APP, queues
+    )
+    with pinned(world):
+        end_many(world, ENOUGH)
+        world.anybody.start_many(*[{"workflow": "fulfil", "queue": name} for name in queues])
+        worker, found, kept = world.worker(), 0, []
+        while claimed := worker.claim(20, memory=worker.next.memory and due(worker.next.memory)):
+            found += len(claimed)
+            kept.append(worker.next.memory and len(told(worker.next.memory)["behind"]))
+        assert found == 100
+        assert kept == [0, 20, 40, 60, None]
