@@ -181,7 +181,7 @@ def test_a_start_that_commits_a_moment_late_is_found_without_a_full_look(
     assert stranded.looks() == ["invoice"]
 
 
-def an_hour_late(world: World) -> Callable[[], None]:
+def an_hour_late(world: World) -> Callable[[], object]:
     late = world.session("late").begin()
     run = late.start("invoice")
     late.run(
@@ -191,15 +191,15 @@ def an_hour_late(world: World) -> Callable[[], None]:
     return late.commit
 
 
-def a_priority(world: World) -> Callable[[], None]:
-    return lambda: world.anybody.start("invoice", priority=3) and None
+def a_priority(world: World) -> Callable[[], object]:
+    return lambda: world.anybody.start("invoice", priority=3)
 
 
-def a_queue(world: World) -> Callable[[], None]:
-    return lambda: world.anybody.start("invoice", queue="other") and None
+def a_queue(world: World) -> Callable[[], object]:
+    return lambda: world.anybody.start("invoice", queue="other")
 
 
-def a_partition(world: World) -> Callable[[], None]:
+def a_partition(world: World) -> Callable[[], object]:
     def come() -> None:
         world.anybody.limit(partitions=True)
         world.anybody.start("invoice", partition="tenant")
@@ -208,7 +208,7 @@ def a_partition(world: World) -> Callable[[], None]:
     return come
 
 
-def a_run_handed_back(world: World) -> Callable[[], None]:
+def a_run_handed_back(world: World) -> Callable[[], object]:
     """Its claimer died: it waits where it stood, an hour ago."""
     dead = world.worker("dead")
     run = world.anybody.start("invoice", priority=0)
@@ -230,7 +230,7 @@ def a_run_handed_back(world: World) -> Callable[[], None]:
     "surprise", [an_hour_late, a_priority, a_queue, a_partition, a_run_handed_back]
 )
 def test_what_bounds_hide_is_found_by_the_next_full_look(
-    stranded: Stranded, surprise: Callable[[World], Callable[[], None]]
+    stranded: Stranded, surprise: Callable[[World], Callable[[], object]]
 ) -> None:
     come = surprise(stranded.world)
     stranded.looks()

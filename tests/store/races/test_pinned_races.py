@@ -1,4 +1,4 @@
-"""What a worker remembers of dead heads of queues is a hint: it exceeds nothing, it loses nothing."""
+"""What a worker remembers of a queue is a hint: it exceeds nothing, and loses nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from store.pinning import due, end_many, from_before, pinned
-from store.races.sessions import PATIENCE_S, APP, Session, Worker, World, finish, release
+from store.races.sessions import APP, PATIENCE_S, Session, Worker, World, finish, release
 
 SECONDS = float(os.environ.get("ROWLOCK_HAMMER_SECONDS", "8"))
 SEED = int(os.environ.get("ROWLOCK_HAMMER_SEED", "0")) or random.SystemRandom().randint(1, 10**6)
