@@ -117,7 +117,35 @@ def test_a_claim_costs_no_more_behind_a_pinned_xmin(
     assert cost(full, due(memory), want, queues) > bounded + DEAD / 50
 
 
+def test_of_a_limited_queue_only_the_count_walks_past_the_dead(
+    two: tuple[Worker, Worker, str | None],
+) -> None:
+    _, full, _ = two
+    full.limit(concurrency=1_000_000)
+    try:
+        full.claim(1)
+        full.claim(1, memory=full.next.memory)
+        memory = full.next.memory
+        assert told(memory)["behind"]["default"] is not None
+        assert cost(full, due(memory), 10, None) > cost(full, not_due(memory), 10, None) + DEAD / 50
+    finally:
+        full.limit(concurrency=None)
+
+
+@pytest.mark.parametrize("limit", [{"concurrency": 1000}, {"worker_concurrency": 1000}])
+def test_claims_of_a_limited_queue_go_on_behind_what_was_taken(
+    stranded: Stranded, limit: dict[str, int]
+) -> None:
+    stranded.world.anybody.limit(**limit)
+    for _ in range(3):
+        stranded.world.anybody.start_many(*[{"workflow": "fulfil"}] * 10)
+        assert len(stranded.looks(7)) == 7
+        assert len(stranded.looks(7)) == 3
+        assert stranded.looks(7) == []
+
+
 def test_nothing_is_remembered_where_nothing_is_in_the_way(world: World) -> None:
+    world.anybody.run("vacuum rowlock.task")  # of what other tests left
     world.anybody.start_many(*[{"workflow": "fulfil"}] * 1500)
     worker = world.worker()
     while claimed := worker.claim(100):

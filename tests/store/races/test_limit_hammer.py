@@ -13,6 +13,7 @@ import pytest
 
 from rowlock.store.statements import Claimed
 from store.limit_spy import FULLEST_WINDOW, NO_SPY, SPY
+from store.pinning import from_before
 from store.races.sessions import APP, Worker, World, finish, release, sleep_on
 
 SECONDS = float(os.environ.get("ROWLOCK_HAMMER_SECONDS", "8"))
@@ -38,7 +39,8 @@ def work(worker: Worker, chance: random.Random, over: threading.Event) -> int:
         hold = chance.random() < 0.3
         if hold:
             worker.begin()
-        mine += worker.claim(chance.randint(1, 6))
+        # Whatever a worker remembers, it is no way past a limit.
+        mine += worker.claim(chance.randint(1, 6), memory=chance.choice([None, from_before()]))
         if hold:
             over.wait(chance.random() * 0.01)
             worker.commit()

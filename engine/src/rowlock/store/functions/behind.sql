@@ -8,15 +8,45 @@
 --   looked   when a claim last looked at all there is, which is a full look
 --   due      when the next full look is due: ten times as long after it as it took
 --   behind   for each queue that gave something, by priority: the last (due_at, run_id) that was taken;
---            null for a queue that is limited or has partitions: it is looked at as ever
+--            null for a queue with a rate, ageing or partitions, or of which nothing is known yet: it is
+--            looked at as ever
 --
 -- Until the full look is due, claims look only at these queues and priorities, and only behind those bounds.
 -- Bounds hide work, so they are no truth: what was committed late with an old due_at, another priority, another
 -- queue, a partition, another version's runs, what somebody handed back: all this is for the full look. It is
 -- found ten looks later, and never lost. Once a full look is quick again there is no memory, nor is there one
--- in a database where nobody pins xmin. Nothing is exact by it: limits never ask for it.
+-- in a database where nobody pins xmin. Nothing is exact by it: who counts for a limit counts all.
 
--- pick_behind: lock the first runs of an unlimited queue, of each version that fits, behind the bounds.
+-- is_behind: whether there is anything behind the bounds, without a lock.
+create or replace function rowlock.is_behind(p_app text, p_queue text, p_fits text[], p_bounds jsonb)
+returns boolean
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+declare
+    v_bound record;
+begin
+    for v_bound in
+        select b.key::smallint as priority, (b.value ->> 0)::timestamptz as due_at, (b.value ->> 1)::uuid as run_id
+          from jsonb_each(p_bounds) as b
+    loop
+        perform 1 from unnest(p_fits) as f (version)
+          cross join lateral (
+                select from rowlock.task as r
+                 where r.app = p_app and r.queue = p_queue and r.version = f.version
+                   and coalesce(r.partition, '') = '' and r.priority = v_bound.priority
+                   and (r.due_at, r.run_id) > (v_bound.due_at, v_bound.run_id)
+                   and r.state = 'ready'
+                 order by r.app, r.queue, r.version, coalesce(r.partition, ''), r.priority, r.due_at, r.run_id
+                 limit 1) as x;
+        if found then
+            return true;
+        end if;
+    end loop;
+    return false;
+end $$;
+
+-- pick_behind: lock the first runs in no partition, of each version that fits, behind the bounds.
 create or replace function rowlock.pick_behind(
     p_app text, p_queue text, p_fits text[], p_bounds jsonb, p_want integer) returns uuid[]
 language plpgsql volatile
@@ -72,7 +102,7 @@ begin
      limit 1;
     return (select jsonb_object_agg(b.priority, case
                        when p_is_all or b.priority < v_last.priority then v_until
-                       when b.priority > v_last.priority then p_bounds -> b.priority::text
+                       when v_last.priority is null or b.priority > v_last.priority then p_bounds -> b.priority::text
                        when v_last.due_at < p_until then jsonb_build_array(v_last.due_at, v_last.run_id)
                        else v_until end)
               from (select k::smallint as priority from jsonb_object_keys(p_bounds) as k

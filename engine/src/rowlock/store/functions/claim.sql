@@ -73,6 +73,7 @@ declare
     v_queue   text;
     v_fits    text[];
     v_got     integer;
+    v_is_all  boolean;
     v_limited boolean;
     v_parted  boolean;
     v_alone   boolean;
@@ -90,6 +91,7 @@ declare
     v_bounded boolean := false;  -- whether this look is no full one
     v_behind  jsonb := '{}';
     v_bounds  jsonb;
+    v_plain   boolean;
     v_until   timestamptz;
     v_paused_app       boolean;
     v_paused_queues    text[] := '{}';
@@ -160,7 +162,11 @@ begin
             v_bounds := nullif(v_behind -> v_queue, 'null');
             -- A probe a version: as a semi-join it reads the whole queue of a version that is not ours. The
             -- last of the index says whether any is in a partition.
-            select q.limited, case when v_bounded and v_bounds is not null and not q.limited then false else (
+            select q.limited, q.rate is null and q.ageing is null and not q.partitions,
+                   case when v_bounded and v_bounds is not null and q.rate is null and q.ageing is null
+                             and not q.partitions
+                        then case when rowlock.is_behind(p_app, v_queue, v_fits, v_bounds) then false end
+                        else (
                        select bool_or(t.parted)
                          from unnest(v_fits) as f (version)
                         cross join lateral (
@@ -169,12 +175,19 @@ begin
                                  and t.state = 'ready'
                                order by t.app desc, t.queue desc, t.version desc, coalesce(t.partition, '') desc
                                limit 1) as t) end
-              into v_limited, v_parted
+              into v_limited, v_plain, v_parted
               from rowlock.queue as q where q.app = p_app and q.name = v_queue;
             v_alone := v_limited or v_parted;
-            if v_noting and (v_alone or v_parted is null and v_bounds is null) then
-                v_behind := v_behind - v_queue
-                            || case when v_parted is null then '{}' else jsonb_build_object(v_queue, null) end;
+            if v_noting then
+                if v_parted or not v_plain then
+                    v_bounds := null;
+                end if;
+                if v_parted is null and v_bounds is not null then
+                    v_bounds := rowlock.bounds_behind(v_bounds, '{}', true, v_until);
+                end if;
+                -- Of one that is limited nothing is known before there was room.
+                v_behind := v_behind - v_queue || case when v_bounds is not null or v_alone and v_parted is not null
+                                                       then jsonb_build_object(v_queue, v_bounds) else '{}' end;
             end if;
             continue when v_parted is null;
             continue when p_handed and (v_parted or v_paused_workflows <> '{}'
@@ -218,9 +231,10 @@ begin
                 end if;
 
                 if v_alone then
-                    select x.ids, x.at, x.again_in into v_ids, v_at, v_soon
+                    select x.ids, x.at, x.again_in, x.is_all into v_ids, v_at, v_soon, v_is_all
                       from rowlock.pick_limited(p_app, v_queue, v_parted, v_gate, v_fits, p_worker,
-                                                 v_paused_workflows, p_want) as x;
+                                                 v_paused_workflows, p_want,
+                                                 case when v_bounded then v_bounds end) as x;
                     v_again := least(v_again, v_soon);
                 else
                     v_at := null;
@@ -229,17 +243,18 @@ begin
                         -- Limited meanwhile: as below.
                         continue when (select q.limited from rowlock.queue as q
                                         where q.app = p_app and q.name = v_queue);
-                        if v_bounded then
+                        if v_bounded and v_bounds is not null then
                             v_ids := rowlock.pick_behind(p_app, v_queue, v_fits, v_bounds, p_want);
                         else
                             v_ids := (rowlock.pick(p_app, v_queue, '', v_fits, v_paused_workflows, null,
                                                    p_want, p_want, '{}')).ids;
                         end if;
-                        v_bounds := rowlock.bounds_behind(coalesce(v_bounds, '{}'), v_ids,
-                                                          cardinality(v_ids) < p_want, v_until);
-                        v_behind := v_behind - v_queue || case when v_bounds is null then '{}'
-                                                               else jsonb_build_object(v_queue, v_bounds) end;
+                        v_is_all := cardinality(v_ids) < p_want;
                     end if;
+                end if;
+                if v_noting and v_plain and not v_parted and (v_ids <> '{}' or v_bounds is not null) then
+                    v_behind := v_behind || jsonb_build_object(v_queue, rowlock.bounds_behind(
+                                                coalesce(v_bounds, '{}'), v_ids, v_is_all, v_until));
                 end if;
             end if;
             continue when v_ids = '{}';

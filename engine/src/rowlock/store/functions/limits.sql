@@ -310,9 +310,11 @@ begin
 end $$;
 
 -- pick_limited: what a claim that holds the gate alone takes. at: the time of those claimed for the first time.
+-- p_bounds: only from behind these, where that is possible (behind.sql). is_all: it had room for more.
 create or replace function rowlock.pick_limited(
     p_app text, p_queue text, p_parted boolean, p_gate rowlock.queue_gate, p_fits text[], p_worker bigint,
-    p_paused text[], p_want integer, out ids uuid[], out at timestamptz, out again_in double precision)
+    p_paused text[], p_want integer, p_bounds jsonb,
+    out ids uuid[], out at timestamptz, out again_in double precision, out is_all boolean)
 language plpgsql volatile
 set search_path = pg_catalog
 as $$
@@ -332,6 +334,7 @@ declare
     v_rated  boolean;
 begin
     ids := '{}';
+    is_all := false;
     select q.* into v_set from rowlock.queue as q where q.app = p_app and q.name = p_queue;
     if p_gate.marked < v_set.revision then
         v_all := rowlock.mark_running(p_app, p_queue, v_set.revision);
@@ -350,9 +353,15 @@ begin
     end if;
     v_left := v_room.room;
     v_fresh := v_room.fresh;
+    if p_bounds is not null and not v_rated and v_set.ageing is null and not v_set.partitions then
+        ids := rowlock.pick_behind(p_app, p_queue, p_fits, p_bounds, v_left);
+        is_all := cardinality(ids) < v_left;
+        return;
+    end if;
     if not p_parted and num_nonnulls(v_set.partition_concurrency, v_set.partition_rate) = 0 then
         v_pick := rowlock.pick(p_app, p_queue, '', p_fits, p_paused, v_set.ageing, v_left, v_fresh, '{}');
         ids := v_pick.ids;
+        is_all := cardinality(ids) < v_left;
         if v_rated and v_pick.fresh > 0 then
             perform rowlock.use_rate(p_app, p_queue, '', v_set.rate, v_set.rate_period, at, v_pick.fresh);
         end if;
