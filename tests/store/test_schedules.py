@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from cronsim import CronSim, CronSimError
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from store.races.sessions import Session, World
@@ -164,6 +164,8 @@ def test_sql_takes_the_expressions_that_the_library_takes(admin: Session) -> Non
     tried: set[bool] = set()
 
     @settings(max_examples=400, deadline=None)
+    @example(["*"] * 5)
+    @example(["x"] * 5)
     @given(
         st.lists(st.sampled_from([*FIELDS, "60", "x", "5#9", "-1", "*/0"]), min_size=4, max_size=7)
     )
