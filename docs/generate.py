@@ -40,7 +40,7 @@ SUBJECTS = {
     ),
     "Schedules": (
         *("create_schedule", "update_schedule", "delete_schedule", "pause_schedule"),
-        *("resume_schedule", "trigger_schedule", "backfill"),
+        *("resume_schedule", "explain_schedule", "trigger_schedule", "backfill"),
     ),
     "Versions and workers": ("promote", "retire", "current_version", "drain_worker"),
     "Who may use which app": ("grant_app", "revoke_app", "my_apps"),

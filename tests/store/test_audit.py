@@ -14,7 +14,15 @@ UNAUDITED = {
     # the rows these write are their record
     *("start", "start_many", "send", "set_event", "emit", "show_app", "declare_queues"),
     # these change nothing that anybody would ask after
-    *("listen", "unlisten", "explain", "id_since", "id_until", "with_attributes"),
+    *(
+        "listen",
+        "unlisten",
+        "explain",
+        "explain_schedule",
+        "id_since",
+        "id_until",
+        "with_attributes",
+    ),
     # what a policy says that was audited when it was set; and looking
     *("retain", "choose_runs", "archived_rows", "remove_chosen", "expire_keys"),
     *("retain_plan", "why_kept"),

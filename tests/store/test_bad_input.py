@@ -95,6 +95,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "pause_schedule": {"name": "hourly", "reason": "why", "app": "shop"},
     "resume_schedule": {"name": "hourly", "app": "shop"},
     "trigger_schedule": {"name": "hourly", "app": "shop"},
+    "explain_schedule": {"name": "hourly", "app": "shop"},
     "backfill": {
         "name": "hourly",
         "since": "2026-01-01",

@@ -309,6 +309,10 @@ REACHES: dict[str, tuple[str, str]] = {
         "shop_client",
         "select * from rowlock.explain(%(running)s) where cause <> 'unknown'",
     ),
+    "explain_schedule": (
+        "shop_client",
+        "select * from rowlock.explain_schedule('nightly', 'bank')",
+    ),
     "why_kept": (
         "shop_reader",
         "select 1 where rowlock.why_kept(%(running)s) is not null",

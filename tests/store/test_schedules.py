@@ -12,7 +12,7 @@ from cronsim import CronSim, CronSimError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.races.sessions import Session, World
+from store.races.sessions import Session, World, finish
 
 QUEUES = "select rowlock.show_app('shop', '{default,slow}', '{fulfil}', '{default}')"
 NIGHTLY = "select rowlock.create_schedule('nightly', 'fulfil', '0 3 * * *')"
@@ -365,3 +365,78 @@ def test_a_pause_outlives_another_declaration(admin: Session) -> None:
     admin.run("select rowlock.pause_schedule('nightly')")
     declare(admin, "nightly", priority=7)
     assert row(admin, "status, priority") == ("paused", 7)
+
+
+# --- why it does not tick
+
+
+def why(session: Session, name: str = "nightly") -> tuple[str | None, str, str, dict[str, Any]]:
+    [[status, cause, message, hint, details]] = session.run(
+        "select * from rowlock.explain_schedule(%s)", name
+    )
+    assert message
+    assert hint
+    assert "%" not in message + hint
+    return status, cause, message, details
+
+
+def test_each_reason_not_to_tick(world: World, admin: Session) -> None:
+    assert why(admin)[:2] == (None, "unknown")
+    declare(admin, "nightly")
+    assert why(admin)[:2] == ("active", "no_worker")
+    worker = world.worker()
+    assert why(admin)[:2] == ("active", "computing")
+    assert tick(admin) == "done"
+    status, cause, message, details = why(admin)
+    assert (status, cause) == ("active", "not_due")
+    assert "it ticks next at 2" in message
+    assert details["unfinished"] == [details["last_run_id"]]
+    admin.run("update rowlock.schedule set next_tick = clock_timestamp()")
+    assert why(admin)[1] == "due"
+    admin.run("update rowlock.schedule set next_tick = clock_timestamp() + interval '1 hour'")
+    admin.run("select rowlock.pause_schedule('nightly', 'the bank is closed')")
+    assert why(admin)[:2] == ("paused", "paused")
+    assert why(admin)[2].endswith(": the bank is closed")
+    admin.run("select rowlock.resume_schedule('nightly')")
+    declare(admin)
+    assert why(admin)[:2] == ("removed", "removed")
+    declare(admin, "nightly")
+    assert why(admin)[1] == "computing"
+    revision = admin.ask("select revision from rowlock.schedule")
+    admin.run("select rowlock.set_schedule_aside('shop', 'nightly', %s, 'no zone Moon')", revision)
+    assert why(admin)[:3] == ("refused", "refused", "no ticks can be computed: no zone Moon")
+    admin.run("select rowlock.update_schedule('nightly', end_at => clock_timestamp())")
+    admin.run("update rowlock.schedule set due_at = 'infinity'")
+    assert why(admin)[:2] == ("ended", "ended")
+    world.expire(worker)
+    admin.run("update rowlock.schedule set due_at = clock_timestamp()")
+    assert "the last lease ended at 2" in why(admin)[2]
+
+
+def test_a_tick_that_waits_for_a_run_names_it(world: World, admin: Session) -> None:
+    admin.run(
+        "select rowlock.create_schedule('nightly', 'fulfil', '0 3 * * *', overlap => 'queue')"
+    )
+    worker = world.worker()
+    assert tick(admin) == "done"
+    first = admin.ask("select last_run_id from rowlock.schedule")
+    assert tick(admin, "0 seconds") == "done"  # held back
+    status, cause, message, details = why(admin)
+    assert (status, cause) == ("active", "waiting_for_run")
+    assert f"run {first} is" in message
+    assert details["unfinished"] == [str(first)]
+    [claimed] = worker.claim()
+    worker.write(finish(claimed))
+    assert why(admin)[1] == "due"
+    assert tick(admin, "0 seconds") == "done"
+    assert why(admin)[1] == "not_due"
+
+
+def test_a_skipped_tick_and_a_workflow_of_no_code_are_told(world: World, admin: Session) -> None:
+    admin.run(NIGHTLY)
+    world.worker()
+    assert [tick(admin), tick(admin, "0 seconds")] == ["done", "done"]
+    assert "started nothing, because a run was unfinished" in why(admin)[2]
+    admin.run("select rowlock.create_schedule('typo', 'fullfil', '0 3 * * *')")
+    assert tick(admin, name="typo") == "done"
+    assert why(admin, "typo")[1] == "unknown_workflow"

@@ -390,6 +390,10 @@ class BlockingClient:
         """The schedules, or the one of this name."""
         return self._wait(self._client.schedules(name))
 
+    def explain_schedule(self, name: str) -> Explanation:
+        """Whether it ticks, and why not."""
+        return self._wait(self._client.explain_schedule(name))
+
     def backfills(self) -> list[BackfillRow]:
         """The backfills that were asked for, and how far they are."""
         return self._wait(self._client.backfills())

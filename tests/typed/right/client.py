@@ -24,6 +24,7 @@ from rowlock import (
 )
 from rowlock.scheduling import next_ticks
 from rowlock.starting import Sql
+from rowlock.store.controls import Explanation
 
 app = App("typed client", settings=Settings(database_url="postgresql://…"))
 
@@ -50,6 +51,7 @@ async def schedules(client: Client, mine: AsyncConnection[Any]) -> None:
     assert_type(await client.trigger_schedule("tea"), Run[Any])
     assert_type(await client.backfill("tea", datetime.now(UTC), datetime.now(UTC)), int)
     await client.delete_schedule("tea")
+    assert_type(await client.explain_schedule("tea"), Explanation)
     [row] = await client.schedules("tea")
     assert_type(row.next_tick, datetime | None)
     assert_type(next_ticks(row), list[datetime])

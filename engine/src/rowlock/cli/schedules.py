@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -15,6 +15,7 @@ import click
 from rich.text import Text
 
 from rowlock.blocking import BlockingClient
+from rowlock.cli.explain import print_why
 from rowlock.cli.main import FAILED
 from rowlock.cli.names import complete
 from rowlock.cli.options import (
@@ -106,8 +107,10 @@ def _facts(schedule: ScheduleRow) -> dict[str, Any]:
 
 def _row(schedule: ScheduleRow) -> list[str | Text]:
     ticks = [local_time(tick) for tick in next_ticks(schedule, NEXT)]
-    coming = ", ".join(ticks) if schedule.status == "active" else (schedule.error or "")
+    coming = ", ".join(ticks) if schedule.status == "active" else _why_none(schedule)
     state = Text(schedule.status, style="" if schedule.status == "active" else "yellow")
+    if _waits_for_a_run(schedule):
+        state.append(" (waits for a run)", style="yellow")
     if schedule.set_at is not None:
         state.append(" (changed live)")
     return [
@@ -120,6 +123,22 @@ def _row(schedule: ScheduleRow) -> list[str | Text]:
         f"{schedule.skipped:,}",
         one_line(coming, 200),
     ]
+
+
+def _why_none(schedule: ScheduleRow) -> str:
+    """Why it does not tick, where that can be said in a few words."""
+    if schedule.status == "removed":
+        return "its code does not declare it any more"
+    if schedule.status == "paused":
+        return f"by {schedule.paused_by}" + (f": {schedule.reason}" if schedule.reason else "")
+    return schedule.error or ""
+
+
+def _waits_for_a_run(schedule: ScheduleRow) -> bool:
+    """Whether a tick is due that has to wait until its runs have ended; by this machine's clock."""
+    tick = schedule.next_tick
+    is_held = schedule.overlap == "queue" and schedule.unfinished > 0
+    return is_held and tick is not None and tick <= datetime.now(UTC)
 
 
 def _when(schedule: ScheduleRow) -> str:
@@ -253,6 +272,29 @@ def resume_command(name: str, app: str, database_url: str | None) -> None:
     with BlockingClient(settings_of(database_url), app=app) as client:
         changed = client.resume_schedule(name)
     click.echo("resumed" if changed else "it was not paused")
+
+
+@schedule_command.command("explain")
+@_name
+@app_option
+@database_options
+@json_option
+def explain_command(name: str, app: str | None, database_url: str | None, as_json: bool) -> int:
+    """Say whether a schedule ticks, and if not, why, and what to do.
+
+    The exit code is 1 if there is no such schedule.
+
+    \b
+    Example:
+      rowlock schedule explain nightly
+    """
+    with BlockingClient(settings_of(database_url), app=app) as client:
+        why = client.explain_schedule(name)
+    if as_json:
+        print_json({"schedule": name, **asdict(why)})
+    else:
+        print_why("schedule", one_line(name, 200), why)
+    return FAILED if why.cause == "unknown" else 0
 
 
 @schedule_command.command("trigger")

@@ -48,11 +48,18 @@ from rowlock.store.controls import (
     QUEUES,
     VERSIONS,
     WORKERS,
+    Explanation,
     QueueRow,
     VersionRow,
     WorkerRow,
 )
-from rowlock.store.schedules import BACKFILLS, SCHEDULES, BackfillRow, ScheduleRow
+from rowlock.store.schedules import (
+    BACKFILLS,
+    EXPLAIN_SCHEDULE,
+    SCHEDULES,
+    BackfillRow,
+    ScheduleRow,
+)
 from rowlock.store.statements import (
     DECLARE_QUEUES,
     ENDED_OR_UNKNOWN,
@@ -501,6 +508,11 @@ class Client:
     async def schedules(self, name: str | None = None) -> list[ScheduleRow]:
         """The schedules, or the one of this name; rowlock.scheduling.next_ticks computes on."""
         return await self._read(SCHEDULES, {"app": self._app, "name": name})
+
+    async def explain_schedule(self, name: str) -> Explanation:
+        """Whether it ticks, and why not: what has to go first, and what to do about it."""
+        check(name=name)
+        return (await self._read(EXPLAIN_SCHEDULE, {"app": self._app, "name": name}))[0]
 
     async def backfills(self) -> list[BackfillRow]:
         """The backfills that were asked for, and how far they are."""

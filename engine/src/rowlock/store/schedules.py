@@ -1,6 +1,6 @@
 """What is asked about schedules: by people, and by workers that make them tick.
 
-The logic stands in ``functions/schedules.sql`` and ``ticks.sql``.
+The logic stands in ``functions/schedules.sql``, ``explain_schedule.sql`` and ``ticks.sql``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from rowlock.store.connection import Statement
+from rowlock.store.controls import Explanation
 
 
 def _nothing(*_: Any) -> None:
@@ -112,6 +113,11 @@ SCHEDULES = Statement(
     " where (%(app)s::text is null or app = %(app)s)"
     " and (%(name)s::text is null or schedule = %(name)s) order by app, schedule",
     ScheduleRow,
+)
+EXPLAIN_SCHEDULE = Statement(
+    "explain_schedule",
+    "select * from rowlock.explain_schedule(%(name)s, %(app)s)",
+    Explanation,
 )
 
 

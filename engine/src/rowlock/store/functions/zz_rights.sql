@@ -84,6 +84,7 @@ as $$
         ('listen',                    '{client,worker,reader,admin}', false),
         ('unlisten',                  '{client,worker,reader,admin}', false),
         ('explain',                   '{client,worker,reader,admin}', false),
+        ('explain_schedule',          '{client,worker,reader,admin}', false),
         -- looking
         ('get_event',                 '{client,worker,reader,admin}', true),
         ('current_version',           '{client,worker,reader,admin}', true),
