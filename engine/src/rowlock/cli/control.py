@@ -157,7 +157,7 @@ def rewind_command(
     changed = _new_input(input_, args)
 
     async def act(run: Run[Any]) -> None:
-        await run.rewind(place, call=changed)
+        await run.rewind(place, call=await _call_of(run, changed))
 
     return carry_out(selection, run_ids, act)
 
@@ -209,7 +209,11 @@ def fork_command(
 
     async def act(run: Run[Any]) -> Run[Any]:
         return await run.fork(
-            place, call=changed, outcomes=edited or None, version=version, children=children
+            place,
+            call=await _call_of(run, changed),
+            outcomes=edited or None,
+            version=version,
+            children=children,
         )
 
     return carry_out(selection, run_ids, act)
@@ -469,8 +473,11 @@ def _id(text: str) -> UUID:
     return found
 
 
-def _new_input(text: str | None, args: Sequence[str]) -> WorkflowCall[Any] | None:
-    """Another input for a run, whatever its workflow."""
-    if text is None and not args:
-        return None
-    return call("the run", **arguments(text, args))
+def _new_input(text: str | None, args: Sequence[str]) -> dict[str, Any] | None:
+    """Another input for runs."""
+    return None if text is None and not args else arguments(text, args)
+
+
+async def _call_of(run: Run[Any], given: dict[str, Any] | None) -> WorkflowCall[Any] | None:
+    """A call of this run's workflow with that input, if there is another."""
+    return None if given is None else call((await run.info()).workflow, **given)

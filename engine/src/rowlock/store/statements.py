@@ -424,6 +424,12 @@ START_CHILD: Statement[UUID] = Statement(
     _id,
 )
 
+WORKFLOW_OF: Statement[str | None] = Statement(
+    "workflow_of",
+    "select (select workflow from rowlock.run where id = %(run)s)",
+    lambda workflow: workflow,
+)
+
 SEND: Statement[int] = Statement(
     "send", "select rowlock.send(%(run)s, %(topic)s, %(value)s::jsonb, %(key)s)", int
 )
