@@ -232,8 +232,8 @@ def move_command(selection: Selection, words: tuple[str, ...]) -> int:
     """
     run_ids, queue = _runs_and(words, "QUEUE")
 
-    async def act(run: Run[Any]) -> None:
-        await run.move(queue)
+    async def act(run: Run[Any]) -> bool:
+        return await run.move(queue)
 
     return carry_out(selection, run_ids, act)
 
@@ -254,8 +254,8 @@ def reprioritise_command(selection: Selection, words: tuple[str, ...]) -> int:
     run_ids, text = _runs_and(words, "PRIORITY")
     priority: int = click.IntRange(0, 100)(text)
 
-    async def act(run: Run[Any]) -> None:
-        await run.reprioritise(priority)
+    async def act(run: Run[Any]) -> bool:
+        return await run.reprioritise(priority)
 
     return carry_out(selection, run_ids, act)
 
@@ -419,7 +419,16 @@ def event_get_command(
             if as_json:
                 print_json({"run": run_id, "name": name, "is_set": False, "value": None})
             else:
-                complain(f"rowlock: {error if wait else f'event {name} is not set yet'}")
+                late = f" within {error.seconds:g} s" if wait else ""
+                complain(
+                    f"rowlock: event {name} of run {run_id} is not set{late or ' yet'}. "
+                    + (
+                        f"The run goes on: `rowlock explain {run_id}` says what holds it, and "
+                        "--timeout how long to wait."
+                        if wait
+                        else "--wait waits for it."
+                    )
+                )
             return TIMED_OUT
     if as_json:
         print_json({"run": run_id, "name": name, "is_set": True, "value": value})
