@@ -39,7 +39,8 @@ SUBJECTS = {
         *("set_retention", "drop_retention", "retain_plan", "retain", "delete", "why_kept"),
     ),
     "Schedules": (
-        *("create_schedule", "update_schedule", "delete_schedule", "pause_schedule"),
+        *("create_schedule", "update_schedule", "unset_schedule", "delete_schedule"),
+        "pause_schedule",
         *("resume_schedule", "explain_schedule", "trigger_schedule", "backfill"),
     ),
     "Versions and workers": ("promote", "retire", "current_version", "drain_worker"),

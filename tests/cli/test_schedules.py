@@ -54,6 +54,12 @@ def test_a_schedule_from_its_making_to_its_end(shop: str, start_worker: StartWor
     assert said(shop, "resume", "nightly") == "resumed"
     assert said(shop, "update", "nightly", "--every", "15m", "--overlap", "allow") == "changed"
     assert said(shop, "update", "nightly", "--overlap", "allow") == "it was like this before"
+    end = ("--end", "2090-01-01T00:00Z")
+    assert said(shop, "update", "nightly", *end, "--jitter=0.1s") == "changed"
+    assert said(shop, "update", "nightly", "--remove=end", "--remove=jitter") == "changed"
+    assert said(shop, "update", "nightly", "--remove=end") == "it was like this before"
+    [one] = rowlock_json("schedules", database=shop)
+    assert (one["end_at"], one["jitter"]) == (None, "P0D")
     start_worker()
     run = said(shop, "trigger", "nightly")
     eventually(lambda: query(shop, "select 1 from rowlock.runs where status = 'succeeded'"))
@@ -99,6 +105,9 @@ def test_a_tick_that_waits_for_a_run_says_so(shop: str) -> None:
         (("pause", "x", "--app", "shop"), 1, "no schedule x"),
         (("next", "x"), 1, "no schedule x"),
         (("explain", "x"), 1, ""),
+        (("update", "x", "--app", "shop", "--remove=cron"), 2, "invalid"),
+        (("update", "x", "--app", "shop", "--remove=end", "--jitter=1s"), 2, "one at a time"),
+        (("update", "x", "--app", "shop", "--remove=end"), 1, "no schedule x"),
         (("backfill", "x", "soon", "later", "--app", "shop"), 2, "no time"),
     ],
 )

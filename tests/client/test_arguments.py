@@ -158,6 +158,7 @@ MISTAKES: dict[str, tuple[Act, str]] = {
         lambda c, r: c.update_schedule("s", priority="first"),
         "priority .* int",
     ),
+    "a schedule to take from": (lambda c, r: c.unset_schedule(5, "end"), "name .* 5"),
     "a schedule to pause": (lambda c, r: c.pause_schedule("s", reason=5), "reason .* 5"),
     "a schedule to resume": (lambda c, r: c.resume_schedule(5), "name .* 5"),
     "a schedule to trigger": (lambda c, r: c.trigger_schedule("\0"), "name .* NUL"),

@@ -91,6 +91,7 @@ CALLS: dict[str, dict[str, Any]] = {
         "catch_up": "last",
         "app": "shop",
     },
+    "unset_schedule": {"name": "hourly", "field": "end_at", "app": "shop"},
     "delete_schedule": {"name": "hourly", "app": "shop"},
     "pause_schedule": {"name": "hourly", "reason": "why", "app": "shop"},
     "resume_schedule": {"name": "hourly", "app": "shop"},

@@ -281,6 +281,10 @@ REACHES: dict[str, tuple[str, str]] = {
         "shop_client",
         "select rowlock.update_schedule('nightly', cron => '* * * * *', app => 'bank')",
     ),
+    "unset_schedule": (
+        "shop_client",
+        "select rowlock.unset_schedule('nightly', 'end_at', 'bank')",
+    ),
     "delete_schedule": ("shop_client", "select rowlock.delete_schedule('nightly', 'bank')"),
     "trigger_schedule": ("shop_client", "select rowlock.trigger_schedule('nightly', 'bank')"),
     "look_at_schedules": (

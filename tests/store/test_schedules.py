@@ -367,6 +367,67 @@ def test_a_pause_outlives_another_declaration(admin: Session) -> None:
     assert row(admin, "status, priority") == ("paused", 7)
 
 
+# --- a field that is taken away
+
+OPTIONAL = {
+    "tick_argument": "'tick'",
+    "queue": "'slow'",
+    "priority": "7",
+    "jitter": "interval '5 min'",
+    "catch_up_window": "interval '1 day'",
+    "start_at": "'2020-01-01'",
+    "end_at": "'2090-01-01'",
+}
+
+
+@pytest.mark.parametrize("field", OPTIONAL)
+def test_a_field_that_is_taken_away_is_as_if_it_had_never_been_given(
+    admin: Session, field: str
+) -> None:
+    admin.run(NIGHTLY)
+    before = row(admin, ", ".join(OPTIONAL))
+    unset = f"select rowlock.unset_schedule('nightly', '{field}')"
+    assert admin.ask(unset) is False
+    for name, value in OPTIONAL.items():
+        admin.run(f"select rowlock.update_schedule('nightly', {name} => {value})")
+    given = row(admin, ", ".join(OPTIONAL))
+    assert not any(old == new for old, new in zip(before, given, strict=True))
+    revision = admin.ask("select revision from rowlock.schedule")
+    assert admin.ask(unset) is True
+    assert admin.ask("select revision from rowlock.schedule") == revision + 1
+    after = dict(zip(OPTIONAL, row(admin, ", ".join(OPTIONAL)), strict=True))
+    wanted = dict(zip(OPTIONAL, given, strict=True))
+    wanted[field] = dict(zip(OPTIONAL, before, strict=True))[field]
+    assert after == wanted
+    assert admin.ask(unset) is False
+
+
+@pytest.mark.parametrize("field", ["'workflow'", "'cron'", "'colour'", "''", "null"])
+def test_what_a_schedule_must_have_is_not_taken_away(admin: Session, field: str) -> None:
+    admin.run(NIGHTLY)
+    error = refused(admin, f"rowlock.unset_schedule('nightly', {field})")
+    assert (error.sqlstate, "no field" in str(error)) == ("RLV02", True)
+
+
+def test_without_its_end_an_ended_schedule_ticks_again(admin: Session) -> None:
+    admin.run(NIGHTLY)
+    admin.run("select rowlock.update_schedule('nightly', end_at => clock_timestamp())")
+    admin.run("update rowlock.schedule set due_at = 'infinity'")
+    assert row(admin, "status") == ("ended",)
+    assert admin.ask("select rowlock.unset_schedule('nightly', 'end_at')")
+    assert row(admin, "status, end_at") == ("active", None)
+
+
+def test_a_field_taken_from_a_declared_schedule_is_shown_as_changed(admin: Session) -> None:
+    assert declare(admin, "nightly", queue="slow")
+    admin.run("select rowlock.unset_schedule('nightly', 'queue')")
+    assert row(admin, "queue, set_at is not null") == (None, True)
+    assert declare(admin, "nightly", queue="slow")
+    assert row(admin, "queue") == (None,)
+    assert declare(admin, "nightly", queue="slow", priority=5)
+    assert row(admin, "queue, set_at") == ("slow", None)
+
+
 # --- why it does not tick
 
 

@@ -20,7 +20,7 @@ from rowlock.client.operations import LimitName, Limits, Operation
 from rowlock.errors import MisplacedCall, Refused
 from rowlock.model.code import Code
 from rowlock.model.envelope import Chain, Codec
-from rowlock.scheduling import ScheduleOptions, When
+from rowlock.scheduling import ScheduleField, ScheduleOptions, When
 from rowlock.settings import Settings
 from rowlock.starting import StartOptions
 from rowlock.store.controls import Explanation, QueueRow, VersionRow, WorkerRow
@@ -363,6 +363,11 @@ class BlockingClient:
         """Change a schedule; see :meth:`rowlock.Client.update_schedule`."""
         operation = self._client._updating(name, when, workflow, args, tick, options)
         return self._do(operation, connection)
+
+    def unset_schedule(self, name: str, field: ScheduleField, *, connection: Any = None) -> bool:
+        """Take one option of a schedule away; whether it had one."""
+        app = self._client._named_app("unset_schedule")
+        return self._do(operations.unset_schedule(app, name, field), connection)
 
     def pause_schedule(
         self, name: str, *, reason: str | None = None, connection: Any = None

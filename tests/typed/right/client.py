@@ -46,6 +46,7 @@ async def schedules(client: Client, mine: AsyncConnection[Any]) -> None:
     await client.create_schedule("tea", "0 16 * * *", nightly, args={"order": 9}, window=60)
     await client.create_schedule("tea", timedelta(hours=1), "by name", connection=mine)
     assert_type(await client.update_schedule("tea", when="0 17 * * *", overlap="allow"), bool)
+    assert_type(await client.unset_schedule("tea", "end"), bool)
     assert_type(await client.pause_schedule("tea", reason="closed"), bool)
     assert_type(await client.resume_schedule("tea"), bool)
     assert_type(await client.trigger_schedule("tea"), Run[Any])

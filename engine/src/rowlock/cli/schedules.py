@@ -30,7 +30,7 @@ from rowlock.cli.options import (
 from rowlock.cli.output import complain, console, local_time, one_line, print_json, table_of
 from rowlock.model.cron import BadSchedule, zone_of
 from rowlock.model.schedules import CATCH_UPS, OVERLAPS
-from rowlock.scheduling import When, next_ticks
+from rowlock.scheduling import FIELDS, ScheduleField, When, next_ticks
 from rowlock.store.schedules import ScheduleRow
 
 NEXT = 5
@@ -197,12 +197,19 @@ def create_command(
 @_name
 @_named_app
 @click.option("--workflow", shell_complete=complete("workflow"), help="Another workflow.")
+@click.option(
+    "--remove",
+    multiple=True,
+    type=click.Choice(tuple(FIELDS)),
+    help="Take this option away; repeatable.",
+)
 @_definition
 @database_options
 def update_command(
     name: str,
     app: str,
     workflow: str | None,
+    remove: tuple[ScheduleField, ...],
     cron: str | None,
     every: timedelta | None,
     tick: str | None,
@@ -219,17 +226,21 @@ def update_command(
     \b
     Example:
       rowlock schedule update nightly --app shop --cron '0 4 * * *'
+      rowlock schedule update nightly --app shop --remove end --remove jitter
     """
     given = arguments(input_, args) if input_ is not None or args else None
+    when = _one_of(cron, every)
+    others = (when, workflow, given, tick, *options.values())
+    if remove and any(one is not None for one in others):
+        raise click.UsageError("Change options, or --remove some: one at a time.")
     with BlockingClient(settings_of(database_url), app=app) as client:
-        changed = client.update_schedule(
-            name,
-            when=_one_of(cron, every),
-            workflow=workflow,
-            args=given,
-            tick=tick,
-            **options,
-        )
+        changed = False
+        for field in remove:
+            changed |= client.unset_schedule(name, field)
+        if not remove:
+            changed = client.update_schedule(
+                name, when=when, workflow=workflow, args=given, tick=tick, **options
+            )
     click.echo("changed" if changed else "it was like this before")
 
 

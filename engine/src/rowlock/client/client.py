@@ -40,7 +40,7 @@ from rowlock.model.envelope import Chain, Codec, Codecs
 from rowlock.model.failure import ErrorRegistry
 from rowlock.model.inputs import Arguments
 from rowlock.model.states import Outcome, TaskState
-from rowlock.scheduling import ScheduleOptions, When
+from rowlock.scheduling import ScheduleField, ScheduleOptions, When
 from rowlock.settings import Settings
 from rowlock.starting import (
     ATTRIBUTES,
@@ -487,8 +487,9 @@ class Client:
         connection: Any = None,
         **options: Unpack[ScheduleOptions],
     ) -> bool:
-        """Change a schedule; what is not given stays. Whether that made a difference.
+        """Change a schedule; what is not given, or is None, stays. Whether that made a difference.
 
+        :meth:`unset_schedule` takes an option away.
         With another timing it ticks anew from now on. One that code declares stays as changed until
         its declaration changes. Raises ConfigurationError, Refused.
         """
@@ -514,6 +515,16 @@ class Client:
             tick=tick,
             options=options,
         )
+
+    async def unset_schedule(
+        self, name: str, field: ScheduleField, *, connection: Any = None
+    ) -> bool:
+        """Take one option of a schedule away, as if it had never been given; whether it had one.
+
+        Raises ConfigurationError, Refused.
+        """
+        app = self._named_app("unset_schedule")
+        return await self._do(operations.unset_schedule(app, name, field), connection)
 
     async def pause_schedule(
         self, name: str, *, reason: str | None = None, connection: Any = None

@@ -15,13 +15,21 @@ from uuid import UUID
 import msgspec
 
 from rowlock.client.arguments import check
-from rowlock.errors import MisplacedCall
+from rowlock.errors import ConfigurationError, MisplacedCall
 from rowlock.model.commands import seconds_of
 from rowlock.model.envelope import Codecs
 from rowlock.model.limits import limits_of
 from rowlock.model.rates import Rate
 from rowlock.model.values import Shape
-from rowlock.scheduling import ScheduleOptions, When, change, creation, declaration
+from rowlock.scheduling import (
+    FIELDS,
+    ScheduleField,
+    ScheduleOptions,
+    When,
+    change,
+    creation,
+    declaration,
+)
 from rowlock.starting import aware, refuse_unknown
 from rowlock.store.connection import Statement
 from rowlock.store.controls import (
@@ -44,6 +52,7 @@ from rowlock.store.schedules import (
     PAUSE_SCHEDULE,
     RESUME_SCHEDULE,
     TRIGGER_SCHEDULE,
+    UNSET_SCHEDULE,
     UPDATE_SCHEDULE,
 )
 from rowlock.store.statements import (
@@ -281,6 +290,16 @@ def update_schedule(
     check(name=name, when=when, workflow=named, args=args, tick=tick, **options)
     parameters = change(name, when, named, args, tick, codecs, options, app)
     return Operation(UPDATE_SCHEDULE, parameters)
+
+
+def unset_schedule(app: str, name: str, field: ScheduleField) -> Operation[bool]:
+    check(name=name)
+    if field not in FIELDS:
+        raise ConfigurationError(
+            f"a schedule has no field {field!r} that can be taken away; there are "
+            f"{', '.join(FIELDS)}. Nothing was changed."
+        )
+    return Operation(UNSET_SCHEDULE, {"app": app, "name": name, "field": FIELDS[field]})
 
 
 def pause_schedule(app: str, name: str, reason: str | None) -> Operation[bool]:

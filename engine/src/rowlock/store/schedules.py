@@ -40,6 +40,9 @@ UPDATE_SCHEDULE: Statement[bool] = Statement(
     f"select rowlock.update_schedule(%(name)s, {_DEFINITION}, app => %(app)s)",
     bool,
 )
+UNSET_SCHEDULE: Statement[bool] = Statement(
+    "unset_schedule", "select rowlock.unset_schedule(%(name)s, %(field)s, %(app)s)", bool
+)
 PAUSE_SCHEDULE: Statement[bool] = Statement(
     "pause_schedule", "select rowlock.pause_schedule(%(name)s, %(reason)s, %(app)s)", bool
 )

@@ -24,6 +24,7 @@ as $$
         ('declare_queues',            '{client,worker,admin}',        false),
         ('create_schedule',           '{client,admin}',               false),
         ('update_schedule',           '{client,admin}',               false),
+        ('unset_schedule',            '{client,admin}',               false),
         ('delete_schedule',           '{client,admin}',               false),
         ('trigger_schedule',          '{client,admin}',               false),
         -- what people do who watch over them
