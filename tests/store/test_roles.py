@@ -359,6 +359,7 @@ REACHES: dict[str, tuple[str, str]] = {
     "fleet_tasks": ("shop_reader", "select * from rowlock.fleet_tasks('bank')"),
     "fleet_workers": ("shop_reader", "select * from rowlock.fleet_workers('bank')"),
     "fleet_versions": ("shop_reader", "select * from rowlock.fleet_versions('bank')"),
+    "fleet_limits": ("shop_reader", "select * from rowlock.fleet_limits('bank')"),
     "fleet_rates": ("shop_reader", "select * from rowlock.fleet_rates('bank')"),
     "oldest_waits": ("shop_reader", "select * from rowlock.oldest_waits(10, 'bank')"),
 }

@@ -631,6 +631,7 @@ class FleetRow:
     workers: str
     versions: str
     rates: str
+    limits: str
 
 
 FLEET = Statement(
@@ -645,7 +646,9 @@ FLEET = Statement(
     " (select coalesce(json_agg(x), '[]') from rowlock.fleet_versions(%(app)s::text) as x)::text"
     " as versions,"
     " (select coalesce(json_agg(x), '[]') from rowlock.fleet_rates(%(app)s::text) as x)::text"
-    " as rates",
+    " as rates,"
+    " (select coalesce(json_agg(x), '[]') from rowlock.fleet_limits(%(app)s::text) as x)::text"
+    " as limits",
     FleetRow,
 )
 

@@ -110,6 +110,7 @@ as $$
         ('fleet_workers',             '{reader,admin}',               true),
         ('fleet_versions',            '{reader,admin}',               true),
         ('fleet_rates',               '{reader,admin}',               true),
+        ('fleet_limits',              '{reader,admin}',               true),
         ('oldest_waits',              '{reader,admin}',               true)
       ) as x (name, roles, reads)
 $$;
