@@ -105,7 +105,7 @@ def test_a_tick_that_waits_for_a_run_says_so(shop: str) -> None:
         (("pause", "x", "--app", "shop"), 1, "no schedule x"),
         (("next", "x"), 1, "no schedule x"),
         (("explain", "x"), 1, ""),
-        (("update", "x", "--app", "shop", "--remove=cron"), 2, "invalid"),
+        (("update", "x", "--app", "shop", "--remove=cron"), 2, "is not one of"),
         (("update", "x", "--app", "shop", "--remove=end", "--jitter=1s"), 2, "one at a time"),
         (("update", "x", "--app", "shop", "--remove=end"), 1, "no schedule x"),
         (("backfill", "x", "soon", "later", "--app", "shop"), 2, "no time"),
