@@ -308,8 +308,9 @@ begin
     return rowlock.change_schedule('update_schedule', v_new, v_old);
 end $$;
 comment on function rowlock.update_schedule(text, text, text, interval, text, jsonb, text, text, integer, interval, text, text, interval, timestamptz, timestamptz, text) is
-'Changes a schedule; what is not given stays (unset_schedule takes a field away). With another timing it ticks anew from now on. One that
-code declares stays as changed until its declaration changes. True when that made a difference.
+'Changes a schedule; what is not given stays, and unset_schedule takes it away. With another timing it ticks
+anew from now on. One that code declares stays as changed until its declaration changes. True when that
+made a difference.
 
 name: which schedule.
 workflow: another workflow; default: the same.
