@@ -28,7 +28,7 @@ demo: install ## index a folder of real files with four workers, and kill one ha
 	@$(BIN)/python examples/demo.py $(if $(DIR),"$(DIR)")
 
 test: install lint ## all default tests, in processes side by side (JOBS=…); those on a cluster: make cluster-test
-	$(PYTEST) --numprocesses $(JOBS) --dist loadfile --ignore tests/cluster
+	$(PYTEST) --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --ignore tests/cluster
 
 test-promises: install ## the tests of the promises
 	$(PYTEST) tests/promises

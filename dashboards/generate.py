@@ -141,6 +141,7 @@ def total(metric: str, labels: str, keys: str, by: str = "") -> str:
 GREEN, YELLOW, RED = "green", "orange", "red"
 TASKS = ("rowlock_queue_tasks", "app, queue, state")
 OLDEST = "rowlock_queue_oldest_ready_seconds"
+LIMITS = ("rowlock_queue_limit", "app, queue, kind")
 WORKERS = ("rowlock_workers", "app, version, state")
 
 
@@ -268,6 +269,7 @@ def steps() -> list[timeseries.Panel]:
 
 
 def queues() -> list[timeseries.Panel]:
+    concurrency = total(LIMITS[0], f'{QUEUE},kind="concurrency"', LIMITS[1], "queue")
     return [
         lines(
             "Backlog",
@@ -275,14 +277,12 @@ def queues() -> list[timeseries.Panel]:
             "none",
             (tasks("ready", "queue"), "{{queue}}"),
             stacked=True,
-            width=6,
         ),
         lines(
             "Unfinished runs by state",
             "All unfinished runs. Waiting and scheduled ones cost a row and nothing else.",
             "none",
             (total(TASKS[0], QUEUE, TASKS[1], "state"), "{{state}}"),
-            width=6,
         ),
         lines(
             "Oldest wait",
@@ -292,14 +292,21 @@ def queues() -> list[timeseries.Panel]:
                 f"max by (queue) ({latest(OLDEST, QUEUE, 'app, queue')})",
                 "{{queue}}",
             ),
-            width=6,
         ),
         lines(
             "Wait until claimed",
             "From when a run was due to its claim, as workers saw it.",
             "s",
             *quantiles("rowlock_queue_wait_seconds", QUEUE, "queue"),
-            width=6,
+            width=12,
+        ),
+        lines(
+            "Running against the limit",
+            "Of queues with a limit of concurrency: the runs that hold a claim, and how many may.",
+            "none",
+            (f"{tasks('running', 'queue')} and on (queue) {concurrency}", "running {{queue}}"),
+            (concurrency, "limit {{queue}}"),
+            width=12,
         ),
     ]
 

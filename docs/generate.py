@@ -39,8 +39,9 @@ SUBJECTS = {
         *("set_retention", "drop_retention", "retain_plan", "retain", "delete", "why_kept"),
     ),
     "Schedules": (
-        *("create_schedule", "update_schedule", "delete_schedule", "pause_schedule"),
-        *("resume_schedule", "trigger_schedule", "backfill"),
+        *("create_schedule", "update_schedule", "unset_schedule", "delete_schedule"),
+        "pause_schedule",
+        *("resume_schedule", "explain_schedule", "trigger_schedule", "backfill"),
     ),
     "Versions and workers": ("promote", "retire", "current_version", "drain_worker"),
     "Who may use which app": ("grant_app", "revoke_app", "my_apps"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,15 @@ from rowlock.embedded import Server
 # No test fails because the machine is busy.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+LONG = re.compile(
+    r"/tests/(models|chaos|promises|loadtest|languages|examples|testing)/|demo|hammer|_plans"
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of long tests come first: side by side, whoever is done early takes the short ones."""
+    items.sort(key=lambda item: not LONG.search(item.path.as_posix()))
 
 
 @pytest.fixture(scope="session")

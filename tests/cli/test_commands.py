@@ -64,6 +64,7 @@ def test_waiting_ends_with_its_timeout_and_the_run_goes_on(shop: str) -> None:
     done = rowlock("start", "sums", *wait, database=shop)
     assert done.returncode == 124
     assert "did not finish within 0.1 s" in done.stderr
+    assert "`rowlock explain " in done.stderr
     done = rowlock("start", "sums", *wait, "--json", database=shop)
     assert done.returncode == 124
     assert json.loads(done.stdout)["status"] == "ready"
@@ -79,6 +80,14 @@ def test_a_start_has_a_partition_and_a_time_to_begin_by(shop: str) -> None:
     refused = rowlock("start", "sums", "--start-before", "2020-01-01T00:00Z", database=shop)
     assert refused.returncode != 0
     assert "start_before that comes before it may begin" in refused.stderr
+
+
+def test_a_start_is_for_a_time_or_after_a_while(shop: str) -> None:
+    run_id = start(shop, "sums", "--start-at", "2090-01-02T03:04Z")
+    facts = rowlock_json("show", run_id, database=shop)
+    assert (facts["status"], facts["due_at"][:16]) == ("scheduled", "2090-01-02T03:04")
+    both = rowlock("start", "sums", "--start-at=1h", "--delay=1h", database=shop)
+    assert (both.returncode, "not both" in both.stderr) == (2, True)
 
 
 def test_a_key_while_a_run_is_unfinished_or_not_due(shop: str) -> None:
@@ -166,6 +175,13 @@ def test_runs_are_listed_newest_first_by_what_they_are(shop: str) -> None:
     assert listed("--status=scheduled") == listed("--workflow=report") == [new]
     assert listed("--key=old") == listed("--attributes", '{"customer": 1}') == [old]
     assert listed("--since=1h", "--queue=default", "--app=shop") == [new, old]
+    [(second,)] = query(shop, f"select created_at::text from rowlock.runs where run_id = '{new}'")
+    assert listed("--created-after", second) == [new]
+    assert listed("--created-before", second) == [old]
+    assert listed("--created-before=1h") == []
+    both = rowlock("list", "--since=1h", "--created-after=1d", database=shop)
+    assert (both.returncode, "not both" in both.stderr) == (2, True)
+    assert "--created-before" in rowlock("cancel", database=shop).stderr
     assert listed("--parent", old) == []
     table = rowlock("list", database=shop).stdout.splitlines()
     assert table[0].split() == ["run", "workflow", "status", "queue", "key", "age", "took"]

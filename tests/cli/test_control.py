@@ -93,7 +93,11 @@ def test_a_message_and_an_event_reach_their_runs(
     assert (got.returncode, got.stdout) == (0, '"tea"\n')
     unset = rowlock("event", "get", run_id, "other", database=database)
     assert (unset.returncode, unset.stdout) == (124, "")
-    assert "event other is not set yet" in unset.stderr
+    assert f"event other of run {run_id} is not set yet. --wait waits" in unset.stderr
+    late = rowlock("event", "get", run_id, "other", "--wait", "--timeout=100ms", database=database)
+    assert late.returncode == 124
+    assert "is not set within 0.1 s. The run goes on" in late.stderr
+    assert "Catch" not in late.stderr
     late = rowlock(
         "event", "get", run_id, "other", "--wait", "--timeout=100ms", "--json", database=database
     )

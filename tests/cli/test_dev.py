@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -43,6 +44,21 @@ def test_unfinished_runs_go_on_at_the_next_start(project: Path, server_folder: P
         assert again == url  # so that the line in the other terminal stays true
         eventually(lambda: status_of(url, run_id) == "succeeded")
         dev.send(signal.SIGTERM)
+        assert dev.exit_code() == 0
+
+
+def test_a_file_whose_name_is_not_utf_8_ends_nothing(project: Path, server_folder: Path) -> None:
+    with develop(project, server_folder / "data") as (dev, _):
+        Path(os.fsdecode(os.fsencode(project) + b"/caf\xe9.txt")).touch()
+        eventually(lambda: "can't be read" in dev.errors)
+
+        def is_reloaded() -> bool:
+            (project / "other.py").write_text(f"# {len(dev.errors)}")
+            return "reloading: other.py changed" in dev.errors
+
+        eventually(is_reloaded)
+        assert "Traceback" not in dev.errors
+        dev.send(signal.SIGINT)
         assert dev.exit_code() == 0
 
 

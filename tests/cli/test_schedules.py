@@ -48,10 +48,18 @@ def test_a_schedule_from_its_making_to_its_end(shop: str, start_worker: StartWor
     }
     assert said(shop, "pause", "nightly", "--reason", "closed") == "paused"
     assert said(shop, "pause", "nightly").startswith("it was paused already")
-    assert "paused" in rowlock("schedules", database=shop).stdout
+    assert "closed" in rowlock("schedules", database=shop).stdout
+    [why] = [rowlock_json("schedule", "explain", "nightly", database=shop)]
+    assert (why["status"], why["cause"]) == ("paused", "paused")
     assert said(shop, "resume", "nightly") == "resumed"
     assert said(shop, "update", "nightly", "--every", "15m", "--overlap", "allow") == "changed"
     assert said(shop, "update", "nightly", "--overlap", "allow") == "it was like this before"
+    end = ("--end", "2090-01-01T00:00Z")
+    assert said(shop, "update", "nightly", *end, "--jitter=0.1s") == "changed"
+    assert said(shop, "update", "nightly", "--remove=end", "--remove=jitter") == "changed"
+    assert said(shop, "update", "nightly", "--remove=end") == "it was like this before"
+    [one] = rowlock_json("schedules", database=shop)
+    assert (one["end_at"], one["jitter"]) == (None, "P0D")
     start_worker()
     run = said(shop, "trigger", "nightly")
     eventually(lambda: query(shop, "select 1 from rowlock.runs where status = 'succeeded'"))
@@ -62,6 +70,20 @@ def test_a_schedule_from_its_making_to_its_end(shop: str, start_worker: StartWor
     assert query(shop, "select started from rowlock.backfills") == [(8,)]
     assert said(shop, "delete", "nightly") == "deleted"
     assert rowlock_json("schedules", database=shop) == []
+
+
+def test_a_tick_that_waits_for_a_run_says_so(shop: str) -> None:
+    said(shop, "create", "nightly", "sums", "--every", "1h", "--overlap", "queue")
+    run = said(shop, "trigger", "nightly")
+    query(shop, "update rowlock.schedule set next_tick = clock_timestamp() returning 1")
+    assert "waits for a run" in rowlock("schedules", database=shop).stdout
+    query(
+        shop,
+        "insert into rowlock.worker (app, version, host, pid, slots, lease_until)"
+        " values ('shop', '', 'pod', 1, 1, clock_timestamp() + interval '1 hour') returning 1",
+    )
+    printed = said(shop, "explain", "nightly")
+    assert ("waiting for run" in printed, run in printed) == (True, True), printed
 
 
 @pytest.mark.parametrize(
@@ -82,6 +104,10 @@ def test_a_schedule_from_its_making_to_its_end(shop: str, start_worker: StartWor
         ),
         (("pause", "x", "--app", "shop"), 1, "no schedule x"),
         (("next", "x"), 1, "no schedule x"),
+        (("explain", "x"), 1, ""),
+        (("update", "x", "--app", "shop", "--remove=cron"), 2, "is not one of"),
+        (("update", "x", "--app", "shop", "--remove=end", "--jitter=1s"), 2, "one at a time"),
+        (("update", "x", "--app", "shop", "--remove=end"), 1, "no schedule x"),
         (("backfill", "x", "soon", "later", "--app", "shop"), 2, "no time"),
     ],
 )

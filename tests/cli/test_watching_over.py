@@ -128,7 +128,12 @@ def test_runs_are_moved_reordered_and_put_off(shop: str) -> None:
     refused = rowlock("move", runs[0], "typo", database=shop)
     assert (refused.returncode, "no queue typo" in refused.stderr) == (1, True)
 
-    assert rowlock("reprioritise", runs[0], "0", database=shop).returncode == 0
+    again = rowlock("move", *runs[:2], "default", database=shop)
+    assert again.stdout.splitlines() == [f"unchanged {run}" for run in runs[:2]]
+    assert again.stderr == "moved 0 of 2 runs, 2 were so already\n"
+    assert rowlock("reprioritise", runs[0], "0", database=shop).stdout.startswith("reprioritised")
+    [same] = rowlock_json("reprioritise", runs[0], "0", database=shop)
+    assert (same["ok"], same["changed"]) == (True, False)
     assert of(runs[0], "priority") == (0,)
     assert rowlock_json("reprioritise", "90", "--status=ready", "--yes", database=shop)
     assert {of(run, "priority")[0] for run in runs} == {90}

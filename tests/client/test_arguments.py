@@ -11,13 +11,15 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from rowlock import App, Settings, call
+from rowlock import App, Debounce, Dedup, Settings, call
 from rowlock.client import Client
 from rowlock.errors import (
     ConfigurationError,
+    Disconnected,
     EventNeverSet,
     InvalidValue,
     MisplacedCall,
+    ResultTimeout,
     RowlockError,
     UnknownRun,
 )
@@ -31,6 +33,12 @@ async def waits(number: int) -> str:
     return await app.receive("go", str)
 
 
+@app.workflow
+async def others(text: str) -> str:
+    return text
+
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
 Act = Callable[[Any, Any], Awaitable[Any]]
 """With a client and a run. Types would say all this before, to those who check them."""
 
@@ -104,6 +112,61 @@ MISTAKES: dict[str, tuple[Act, str]] = {
     "a pause of an object": (lambda c, r: c.pause(workflow=waits), "workflow .* must be a str"),
     "a pause with a NUL": (lambda c, r: c.pause(reason="\0"), "reason .* NUL"),
     "a version that is a number": (lambda c, r: c.promote(2), "version .* 2"),
+    "a partition that is a number": (
+        lambda c, r: c.start(waits(1), partition=7),
+        "partition .* 7, but must be a str",
+    ),
+    "a time to begin by": (
+        lambda c, r: c.start(waits(1), start_before="noon"),
+        "start_before .* datetime",
+    ),
+    "a dedup key that is a number": (lambda c, r: c.start(waits(1), dedup=7), "dedup .* a Dedup"),
+    "a key within a Dedup": (lambda c, r: c.start(waits(1), dedup=Dedup(7)), "dedup .* a str"),  # type: ignore[arg-type]
+    "a policy of a Dedup": (
+        lambda c, r: c.start(waits(1), dedup=Dedup("a", "perhaps")),  # type: ignore[arg-type]
+        "dedup .* 'perhaps', but must be existing, reject, replace",
+    ),
+    "a debounce key alone": (lambda c, r: c.start(waits(1), debounce="k"), "debounce .* Debounce"),
+    "a quiet that is text": (
+        lambda c, r: c.start(waits(1), debounce=Debounce("k", "5s")),  # type: ignore[arg-type]
+        "debounce .* '5s'",
+    ),
+    "a delay of more than a thousand years": (
+        lambda c, r: c.start(waits(1), delay=timedelta(days=366_000)),
+        "delay .* waited",
+    ),
+    "a schedule's name": (lambda c, r: c.create_schedule(5, "* * * * *", waits), "name .* 5"),
+    "a schedule's time": (lambda c, r: c.create_schedule("s", 5, waits), "when .* cron expression"),
+    "a schedule's workflow": (
+        lambda c, r: c.create_schedule("s", "* * * * *", len),
+        "workflow .* must be a str",
+    ),
+    "a schedule's arguments": (
+        lambda c, r: c.create_schedule("s", "* * * * *", waits, args=[1]),
+        "args .* mapping",
+    ),
+    "a schedule's zone": (
+        lambda c, r: c.create_schedule("s", "* * * * *", "waits", timezone=UTC),
+        "timezone .* a str",
+    ),
+    "a schedule's jitter": (
+        lambda c, r: c.update_schedule("s", jitter="5s"),
+        "jitter .* '5s', but must be seconds",
+    ),
+    "a schedule's end": (lambda c, r: c.update_schedule("s", end="noon"), "end .* datetime"),
+    "a schedule's priority": (
+        lambda c, r: c.update_schedule("s", priority="first"),
+        "priority .* int",
+    ),
+    "a schedule to take from": (lambda c, r: c.unset_schedule(5, "end"), "name .* 5"),
+    "a schedule to pause": (lambda c, r: c.pause_schedule("s", reason=5), "reason .* 5"),
+    "a schedule to resume": (lambda c, r: c.resume_schedule(5), "name .* 5"),
+    "a schedule to trigger": (lambda c, r: c.trigger_schedule("\0"), "name .* NUL"),
+    "a schedule to delete": (lambda c, r: c.delete_schedule(5), "name .* 5"),
+    "a schedule to explain": (lambda c, r: c.explain_schedule(5), "name .* 5"),
+    "schedules of a number": (lambda c, r: c.schedules(5), "name .* 5"),
+    "a range of text": (lambda c, r: c.backfill("s", "2026", AT), "since .* datetime"),
+    "a limit of an object": (lambda c, r: c.set_limit(waits, concurrency=1), "queue .* a str"),
     "a worker that is text": (lambda c, r: c.drain_worker("x"), "worker .* 'x'"),
 }
 
@@ -128,6 +191,93 @@ async def test_a_mistake_leaves_the_callers_transaction_as_it_was(
                 await client.start(waits(1), key="a\0", connection=connection)
             run = await client.start(waits(1), key="a", connection=connection)
         assert (await run.info()).key == "a"
+
+
+async def _sql(**options: Any) -> None:
+    waits(1).sql(**options)
+
+
+UNKNOWN: dict[str, Act] = {
+    "start": lambda c, r: c.start(waits(1), prority=5),
+    "start_many": lambda c, r: c.start_many([waits(1)], prority=5),
+    "sql": lambda c, r: _sql(prority=5),
+    "runs": lambda c, r: c.runs(prority=5),
+    "set_limit": lambda c, r: c.set_limit("default", prority=5),
+    "create_schedule": lambda c, r: c.create_schedule("s", "* * * * *", "waits", prority=5),
+    "update_schedule": lambda c, r: c.update_schedule("s", prority=5),
+}
+
+
+@pytest.mark.parametrize("what", UNKNOWN)
+async def test_an_option_that_is_none_is_named_with_those_there_are(
+    database: str, what: str
+) -> None:
+    async with app.client(Settings(database_url=database)) as client:
+        before = await client.runs()
+        verb = what.removesuffix("_many")
+        with pytest.raises(TypeError, match=f"^{verb} takes no 'prority'; its options are "):
+            await UNKNOWN[what](client, None)
+        assert await client.runs() == before
+        assert await client.schedules() == []
+
+
+async def test_a_run_gets_no_input_of_another_workflow(database: str) -> None:
+    settings = Settings(database_url=database)
+    async with app.client(settings) as client:
+        run = await client.start(waits(1))
+        for other in (others("x"), call("others", text="x")):
+            with pytest.raises(
+                MisplacedCall, match=r"of workflow waits, but call is one of others"
+            ):
+                await run.fork(call=other)
+            with pytest.raises(MisplacedCall, match="Nothing was changed"):
+                await run.rewind("1", call=other)
+        async with await psycopg.AsyncConnection.connect(database) as connection:
+            theirs = await client.start(waits(2), connection=connection)
+            with pytest.raises(MisplacedCall, match="of workflow waits"):
+                await theirs.fork(call=others("x"), connection=connection)
+        with app.blocking_client(settings) as blocking:
+            with pytest.raises(MisplacedCall, match="of workflow waits"):
+                blocking.run(run.id).fork(call=others("x"))
+            with pytest.raises(MisplacedCall, match="of workflow waits"):
+                blocking.run(run.id).rewind("1", call=others("x"))
+        assert {one.workflow for one in await client.runs()} == {"waits"}
+        copy = await run.fork(call=waits(3))
+        assert (await copy.info()).input == {"number": 3}
+        with pytest.raises(UnknownRun):
+            await client.run(uuid4()).fork(call=waits(3))
+
+
+async def test_a_client_is_opened_once_at_a_time_and_as_often_as_you_like(database: str) -> None:
+    settings = Settings(database_url=database)
+    client = app.client(settings)
+    for number in range(2):
+        async with client:
+            with pytest.raises(MisplacedCall, match="open already"):
+                await client.__aenter__()
+            run = await client.start(waits(number))
+            with pytest.raises(ResultTimeout):
+                await run.result(0)
+    with pytest.raises(MisplacedCall, match="not open"):
+        await client.runs()
+    blocking = app.blocking_client(settings)
+    for _ in range(2):
+        with blocking:
+            with pytest.raises(MisplacedCall, match="open already"):
+                blocking.open()
+            assert len(blocking.runs()) == 2
+    with pytest.raises(MisplacedCall, match="not open"):
+        blocking.runs()
+
+
+async def test_a_client_that_could_not_be_opened_is_closed() -> None:
+    nowhere = Settings(database_url="postgresql://nobody@127.0.0.1:1/none")
+    client = app.client(nowhere)
+    for _ in range(2):
+        with pytest.raises(Disconnected):
+            await client.__aenter__()
+    with pytest.raises(MisplacedCall, match="not open"):
+        await client.runs()
 
 
 async def test_what_is_no_run_is_answered(database: str) -> None:

@@ -217,7 +217,7 @@ def test_a_refusal_is_the_same_from_every_driver(kind: str, database: str, sql: 
         async with Playing(kind, database) as (client, caller):
             for options, state, why in (
                 ({"queue": "nowhere"}, "RLN01", "names queue nowhere"),
-                ({"priority": 101}, "RLV01", "priority that is not between 0"),
+                ({"priority": 101}, "RLV01", "priority of 101, but it must"),
                 ({"key": ""}, "RLV01", "key that is not a text"),
             ):
                 with pytest.raises(Refused, match=why) as refused:

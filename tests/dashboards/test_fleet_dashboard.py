@@ -195,6 +195,7 @@ def test_every_panel_has_an_answer(folder: Path, database: str) -> None:
         eventually(lambda: scrape(worker, "/readyz").code == 200)
         eventually(lambda: scrape(exporter, "/readyz").code == 200)
         with prometheus(folder / "prometheus", worker=worker, exporter=exporter) as server:
+            query(database, "select rowlock.set_limit('default', concurrency => 50, app => 'shop')")
             # A run that is held by a process which is then killed: somebody takes it over.
             query(
                 database,

@@ -172,11 +172,11 @@ def oracle(minute: str, hour: str, zone: ZoneInfo, around: date) -> list[datetim
     shown: dict[datetime, datetime] = {}
     for utc in passing:
         shown.setdefault(utc.astimezone(zone).replace(tzinfo=None, fold=0), utc)
-    first, found = min(shown), set()
-    for n in range(3 * 1440):
-        wall = first + timedelta(minutes=n)
+    wall, last, found = min(shown), max(shown), set()
+    while wall <= last:
         if wall.minute in MINUTES[minute] and wall.hour in HOURS[hour]:
             found.add(next(shown[at] for at in sorted(shown) if at >= wall))
+        wall += timedelta(minutes=1)
     return sorted(found)
 
 

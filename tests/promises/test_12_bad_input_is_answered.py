@@ -26,6 +26,31 @@ START: list[tuple[str, str, str]] = [
     ("rowlock.start(repeat('x', 201), app => 'sample')", "RLV01", "200 characters"),
     ("rowlock.start('echo', priority => -1, app => 'sample')", "RLV01", "between 0"),
     ("rowlock.start('echo', priority => 40000, app => 'sample')", "RLV01", "between 0"),
+    ("rowlock.start('echo', priority => 101, app => 'sample')", "RLV01", "priority of 101"),
+    ("rowlock.start('echo', start_at => 'infinity', app => 'sample')", "RLV01", "of infinity"),
+    ("rowlock.start('echo', start_at => '-infinity', app => 'sample')", "RLV01", "start_at of"),
+    ("rowlock.start('echo', start_at => '20000-01-01', app => 'sample')", "RLV01", "start_at of"),
+    ("rowlock.start('echo', start_before => 'infinity', app => 'sample')", "RLV01", "of infinity"),
+    (
+        "rowlock.start('echo', delay => '1000000 years', app => 'sample')",
+        "RLV01",
+        "delay of 1000000 years",
+    ),
+    (
+        "rowlock.start('echo', deadline => '1000000 years', app => 'sample')",
+        "RLV01",
+        "deadline of 1000000 years",
+    ),
+    (
+        "rowlock.start('echo', debounce => 'k', quiet => '1000000 years', app => 'sample')",
+        "RLV01",
+        "quiet of 1000000 years",
+    ),
+    (
+        "rowlock.start('echo', app => 'sample', debounce => 'k', quiet => '1 s', most => '1001 y')",
+        "RLV01",
+        "most of 1001 y",
+    ),
     ("rowlock.start('echo', attributes => '[]', app => 'sample')", "RLV01", "attributes"),
     ("rowlock.start('echo', queue => 'typo', app => 'sample')", "RLN01", "queue typo"),
     (
@@ -39,6 +64,16 @@ START: list[tuple[str, str, str]] = [
         'rowlock.start_many(\'[{"workflow": "echo"}, {"input": {}}]\', \'sample\')',
         "RLV01",
         "run 2 of 2",
+    ),
+    (
+        'rowlock.start_many(\'[{"workflow": "echo", "prority": 5}]\', \'sample\')',
+        "RLV01",
+        "field prority",
+    ),
+    (
+        'rowlock.start_many(\'[{"workflow": "echo", "priority": 5.5}]\', \'sample\')',
+        "RLV01",
+        "priority of 5.5",
     ),
     ("rowlock.start_many(null, 'sample')", "RLV01", "null"),
     ("rowlock.resume('01930000-0000-7000-8000-000000000001')", "RLN03", "there is no run"),

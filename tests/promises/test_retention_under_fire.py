@@ -102,12 +102,12 @@ def test_nothing_is_missed_by_anybody(
 ) -> None:
     with looking_into(database, monkeypatch) as sql:
         sql(AT_ONCE)
-        sql("select rowlock.set_retention('0', keep_keys => '1 second', app => 'families')")
-        # A key that outlives its run gives a parent an id without a result.
-        sql("select rowlock.set_retention('0', workflow => 'report', app => 'families')")
-        if keep_failed:
-            sql("select rowlock.set_retention(null, outcome => 'failed', app => 'families')")
         with families.app.blocking_client(Settings(database_url=database)) as client:
+            sql("select rowlock.set_retention('0', keep_keys => '1 second', app => 'families')")
+            # A key that outlives its run gives a parent an id without a result.
+            sql("select rowlock.set_retention('0', workflow => 'report', app => 'families')")
+            if keep_failed:
+                sql("select rowlock.set_retention(null, outcome => 'failed', app => 'families')")
             removers = [Hands(database, *RETAIN), Hands(database, *RETAIN, DELETE)]
             others = [Hands(database, RETRY), Hands(database, "select rowlock.expire_keys(10)")]
             with hands(*removers):

@@ -40,6 +40,7 @@ def grow_old(sql: Sql) -> None:
 
 
 def keep(sql: Sql, *, archive: bool = False) -> None:
+    sql("select rowlock.show_app('tidy', '{default}', '{}', '{}')")  # known, before it works
     sql("select rowlock.set_retention('1 hour', archive => %s, app => 'tidy')", archive)
 
 

@@ -119,6 +119,11 @@ def _settle(estate: Estate, app: str) -> None:
         " array['default', 'default'])",
         app,
     )
+    sql(
+        "update rowlock.queue set worker_concurrency = 100 where app = %s and name = 'slow'"
+        " returning 1",
+        app,
+    )
     [[worker]] = sql(
         "select rowlock.register_worker(%s, 'v1', 'test', 1, 100, null, interval '1 hour')", app
     )

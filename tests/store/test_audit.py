@@ -14,7 +14,15 @@ UNAUDITED = {
     # the rows these write are their record
     *("start", "start_many", "send", "set_event", "emit", "show_app", "declare_queues"),
     # these change nothing that anybody would ask after
-    *("listen", "unlisten", "explain", "id_since", "id_until", "with_attributes"),
+    *(
+        "listen",
+        "unlisten",
+        "explain",
+        "explain_schedule",
+        "id_since",
+        "id_until",
+        "with_attributes",
+    ),
     # what a policy says that was audited when it was set; and looking
     *("retain", "choose_runs", "archived_rows", "remove_chosen", "expire_keys"),
     *("retain_plan", "why_kept"),
@@ -178,6 +186,9 @@ def test_changes_of_schedules_say_what_it_was_and_what_it_is(world: World) -> No
         "create_schedule('nightly', 'fulfil', '0 3 * * *', app => 'shop')",
         "update_schedule('nightly', cron => '0 4 * * *', input => '{\"a\": 1}')",
         "update_schedule('nightly', cron => '0 4 * * *')",
+        "unset_schedule('nightly', 'queue')",
+        "update_schedule('nightly', queue => 'default')",
+        "unset_schedule('nightly', 'queue')",
         "pause_schedule('nightly', 'flood')",
         "pause_schedule('nightly')",
         "resume_schedule('nightly')",
@@ -187,12 +198,15 @@ def test_changes_of_schedules_say_what_it_was_and_what_it_is(world: World) -> No
         "delete_schedule('nightly')",
     ):
         admin.run(f"select rowlock.{call}")
-    created, updated, paused, resumed, triggered, backfilled, deleted = audited(world)
+    created, updated, queued, unset, paused, resumed, triggered, backfilled, deleted = audited(
+        world
+    )
     assert {row[1] for row in audited(world)} == {"shop"}
     assert {row[3] for row in audited(world)} == {"schedule nightly"}
     assert (created[0], created[4], created[5]["cron"]) == ("create_schedule", {}, "0 3 * * *")
     assert (updated[0], updated[4]["cron"]) == ("update_schedule", "0 3 * * *")
     assert (updated[5]["cron"], updated[5]["input"]) == ("0 4 * * *", "another")
+    assert (unset[0], unset[4], "queue" in unset[5]) == ("unset_schedule", queued[5], False)
     assert paused[0::5] == ("pause_schedule", {"paused": True, "reason": "flood"})
     assert (resumed[0], resumed[4]["reason"], resumed[5]) == (
         *("resume_schedule", "flood"),
@@ -233,7 +247,8 @@ def test_every_function_that_changes_something_is_audited_or_says_why_not(world:
         *("grant_app", "revoke_app"),
         *("set_retention", "drop_retention", "delete"),
         *("set_limit", "unset_limit", "reset_limits"),
-        *("create_schedule", "update_schedule", "delete_schedule", "pause_schedule"),
+        *("create_schedule", "update_schedule", "unset_schedule", "delete_schedule"),
+        "pause_schedule",
         *("resume_schedule", "trigger_schedule", "backfill"),
     }
     assert changing == audited_above | UNAUDITED

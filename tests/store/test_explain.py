@@ -229,6 +229,50 @@ def test_not_due(world: World) -> None:
     assert cause(world, run) == "queued"
 
 
+DEBOUNCED = (
+    "select rowlock.start('fulfil', '{}', app => 'shop', debounce => 'page-7',"
+    " quiet => %s::interval)"
+)
+
+
+def test_put_off_by_its_debounce_key(world: World) -> None:
+    run = world.anybody.ask(DEBOUNCED, "2 hours")
+    answer = explain(world, run)
+    assert (answer.status, answer.cause) == ("scheduled", "debounced")
+    assert "the debounce key page-7" in answer.message
+    assert answer.details["debounce"] == "page-7"
+    before = answer.details["due_at"]
+    assert world.anybody.ask(DEBOUNCED, "3 hours") == run
+    assert explain(world, run).details["due_at"] > before
+    world.make_due(run)
+    register(world).promote_due()
+    assert cause(world, run) == "queued"
+    assert world.anybody.ask(DEBOUNCED, "2 hours") != run
+
+
+def test_too_late_to_begin_is_told_beside_the_cause(world: World) -> None:
+    run = world.anybody.ask(
+        "select rowlock.start('fulfil', '{}', app => 'shop', delay => '1 hour',"
+        " start_before => clock_timestamp() + interval '2 hours')"
+    )
+    answer = explain(world, run)
+    assert answer.cause == "not_due"
+    assert "; if it has not begun by " in answer.message
+    assert answer.details["start_before"] > answer.details["due_at"]
+    world.make_due(run)
+    assert "; if it has not begun by " in explain(world, run).message
+    world.anybody.run("update rowlock.task set start_before = clock_timestamp()")
+    assert "it fails with the next round of a worker" in explain(world, run).message
+    world.anybody.run(
+        "update rowlock.task set start_before = clock_timestamp() + interval '1 hour'"
+    )
+    worker = register(world)
+    worker.promote_due()
+    [claimed] = worker.claim()
+    assert claimed.run_id == run
+    assert "begun by" not in explain(world, run).message
+
+
 def test_each_thing_it_can_wait_for(world: World) -> None:
     worker = register(world, slots=1000)
     watched, message, event, end, group, sleeper, retry = world.claimed_by(worker, 7)

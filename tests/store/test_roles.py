@@ -281,6 +281,10 @@ REACHES: dict[str, tuple[str, str]] = {
         "shop_client",
         "select rowlock.update_schedule('nightly', cron => '* * * * *', app => 'bank')",
     ),
+    "unset_schedule": (
+        "shop_client",
+        "select rowlock.unset_schedule('nightly', 'end_at', 'bank')",
+    ),
     "delete_schedule": ("shop_client", "select rowlock.delete_schedule('nightly', 'bank')"),
     "trigger_schedule": ("shop_client", "select rowlock.trigger_schedule('nightly', 'bank')"),
     "look_at_schedules": (
@@ -308,6 +312,10 @@ REACHES: dict[str, tuple[str, str]] = {
     "explain": (
         "shop_client",
         "select * from rowlock.explain(%(running)s) where cause <> 'unknown'",
+    ),
+    "explain_schedule": (
+        "shop_client",
+        "select * from rowlock.explain_schedule('nightly', 'bank')",
     ),
     "why_kept": (
         "shop_reader",
@@ -351,6 +359,7 @@ REACHES: dict[str, tuple[str, str]] = {
     "fleet_tasks": ("shop_reader", "select * from rowlock.fleet_tasks('bank')"),
     "fleet_workers": ("shop_reader", "select * from rowlock.fleet_workers('bank')"),
     "fleet_versions": ("shop_reader", "select * from rowlock.fleet_versions('bank')"),
+    "fleet_limits": ("shop_reader", "select * from rowlock.fleet_limits('bank')"),
     "fleet_rates": ("shop_reader", "select * from rowlock.fleet_rates('bank')"),
     "oldest_waits": ("shop_reader", "select * from rowlock.oldest_waits(10, 'bank')"),
 }

@@ -9,10 +9,10 @@ from typing import Any
 import psycopg
 import pytest
 from cronsim import CronSim, CronSimError
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from store.races.sessions import Session, World
+from store.races.sessions import Session, World, finish
 
 QUEUES = "select rowlock.show_app('shop', '{default,slow}', '{fulfil}', '{default}')"
 NIGHTLY = "select rowlock.create_schedule('nightly', 'fulfil', '0 3 * * *')"
@@ -164,6 +164,8 @@ def test_sql_takes_the_expressions_that_the_library_takes(admin: Session) -> Non
     tried: set[bool] = set()
 
     @settings(max_examples=400, deadline=None)
+    @example(["*"] * 5)
+    @example(["x"] * 5)
     @given(
         st.lists(st.sampled_from([*FIELDS, "60", "x", "5#9", "-1", "*/0"]), min_size=4, max_size=7)
     )
@@ -365,3 +367,139 @@ def test_a_pause_outlives_another_declaration(admin: Session) -> None:
     admin.run("select rowlock.pause_schedule('nightly')")
     declare(admin, "nightly", priority=7)
     assert row(admin, "status, priority") == ("paused", 7)
+
+
+# --- a field that is taken away
+
+OPTIONAL = {
+    "tick_argument": "'tick'",
+    "queue": "'slow'",
+    "priority": "7",
+    "jitter": "interval '5 min'",
+    "catch_up_window": "interval '1 day'",
+    "start_at": "'2020-01-01'",
+    "end_at": "'2090-01-01'",
+}
+
+
+@pytest.mark.parametrize("field", OPTIONAL)
+def test_a_field_that_is_taken_away_is_as_if_it_had_never_been_given(
+    admin: Session, field: str
+) -> None:
+    admin.run(NIGHTLY)
+    before = row(admin, ", ".join(OPTIONAL))
+    unset = f"select rowlock.unset_schedule('nightly', '{field}')"
+    assert admin.ask(unset) is False
+    for name, value in OPTIONAL.items():
+        admin.run(f"select rowlock.update_schedule('nightly', {name} => {value})")
+    given = row(admin, ", ".join(OPTIONAL))
+    assert not any(old == new for old, new in zip(before, given, strict=True))
+    revision = admin.ask("select revision from rowlock.schedule")
+    assert admin.ask(unset) is True
+    assert admin.ask("select revision from rowlock.schedule") == revision + 1
+    after = dict(zip(OPTIONAL, row(admin, ", ".join(OPTIONAL)), strict=True))
+    wanted = dict(zip(OPTIONAL, given, strict=True))
+    wanted[field] = dict(zip(OPTIONAL, before, strict=True))[field]
+    assert after == wanted
+    assert admin.ask(unset) is False
+
+
+@pytest.mark.parametrize("field", ["'workflow'", "'cron'", "'colour'", "''", "null"])
+def test_what_a_schedule_must_have_is_not_taken_away(admin: Session, field: str) -> None:
+    admin.run(NIGHTLY)
+    error = refused(admin, f"rowlock.unset_schedule('nightly', {field})")
+    assert (error.sqlstate, "no field" in str(error)) == ("RLV02", True)
+
+
+def test_without_its_end_an_ended_schedule_ticks_again(admin: Session) -> None:
+    admin.run(NIGHTLY)
+    admin.run("select rowlock.update_schedule('nightly', end_at => clock_timestamp())")
+    admin.run("update rowlock.schedule set due_at = 'infinity'")
+    assert row(admin, "status") == ("ended",)
+    assert admin.ask("select rowlock.unset_schedule('nightly', 'end_at')")
+    assert row(admin, "status, end_at") == ("active", None)
+
+
+def test_a_field_taken_from_a_declared_schedule_is_shown_as_changed(admin: Session) -> None:
+    assert declare(admin, "nightly", queue="slow")
+    admin.run("select rowlock.unset_schedule('nightly', 'queue')")
+    assert row(admin, "queue, set_at is not null") == (None, True)
+    assert declare(admin, "nightly", queue="slow")
+    assert row(admin, "queue") == (None,)
+    assert declare(admin, "nightly", queue="slow", priority=5)
+    assert row(admin, "queue, set_at") == ("slow", None)
+
+
+# --- why it does not tick
+
+
+def why(session: Session, name: str = "nightly") -> tuple[str | None, str, str, dict[str, Any]]:
+    [[status, cause, message, hint, details]] = session.run(
+        "select * from rowlock.explain_schedule(%s)", name
+    )
+    assert message
+    assert hint
+    assert "%" not in message + hint
+    return status, cause, message, details
+
+
+def test_each_reason_not_to_tick(world: World, admin: Session) -> None:
+    assert why(admin)[:2] == (None, "unknown")
+    declare(admin, "nightly")
+    assert why(admin)[:2] == ("active", "no_worker")
+    worker = world.worker()
+    assert why(admin)[:2] == ("active", "computing")
+    assert tick(admin) == "done"
+    status, cause, message, details = why(admin)
+    assert (status, cause) == ("active", "not_due")
+    assert "it ticks next at 2" in message
+    assert details["unfinished"] == [details["last_run_id"]]
+    admin.run("update rowlock.schedule set next_tick = clock_timestamp()")
+    assert why(admin)[1] == "due"
+    admin.run("update rowlock.schedule set next_tick = clock_timestamp() + interval '1 hour'")
+    admin.run("select rowlock.pause_schedule('nightly', 'the bank is closed')")
+    assert why(admin)[:2] == ("paused", "paused")
+    assert why(admin)[2].endswith(": the bank is closed")
+    admin.run("select rowlock.resume_schedule('nightly')")
+    declare(admin)
+    assert why(admin)[:2] == ("removed", "removed")
+    declare(admin, "nightly")
+    assert why(admin)[1] == "computing"
+    revision = admin.ask("select revision from rowlock.schedule")
+    admin.run("select rowlock.set_schedule_aside('shop', 'nightly', %s, 'no zone Moon')", revision)
+    assert why(admin)[:3] == ("refused", "refused", "no ticks can be computed: no zone Moon")
+    admin.run("select rowlock.update_schedule('nightly', end_at => clock_timestamp())")
+    admin.run("update rowlock.schedule set due_at = 'infinity'")
+    assert why(admin)[:2] == ("ended", "ended")
+    world.expire(worker)
+    admin.run("update rowlock.schedule set due_at = clock_timestamp()")
+    assert "the last lease ended at 2" in why(admin)[2]
+
+
+def test_a_tick_that_waits_for_a_run_names_it(world: World, admin: Session) -> None:
+    admin.run(
+        "select rowlock.create_schedule('nightly', 'fulfil', '0 3 * * *', overlap => 'queue')"
+    )
+    worker = world.worker()
+    assert tick(admin) == "done"
+    first = admin.ask("select last_run_id from rowlock.schedule")
+    assert tick(admin, "0 seconds") == "done"  # held back
+    status, cause, message, details = why(admin)
+    assert (status, cause) == ("active", "waiting_for_run")
+    assert f"run {first} is" in message
+    assert details["unfinished"] == [str(first)]
+    [claimed] = worker.claim()
+    worker.write(finish(claimed))
+    assert why(admin)[1] == "due"
+    assert tick(admin, "0 seconds") == "done"
+    assert why(admin)[1] == "not_due"
+
+
+def test_a_skipped_tick_and_a_workflow_of_no_code_are_told(world: World, admin: Session) -> None:
+    admin.run(NIGHTLY)
+    world.worker()
+    assert [tick(admin), tick(admin, "0 seconds")] == ["done", "done"]
+    assert "started nothing, because a run was unfinished" in why(admin)[2]
+    admin.run("select rowlock.create_schedule('typo', 'fullfil', '0 3 * * *')")
+    assert tick(admin, name="typo") == "done"
+    assert why(admin, "typo")[1] == "unknown_workflow"

@@ -22,6 +22,7 @@ from rowlock.errors import Disconnected
 from rowlock.fleet import (
     FleetReader,
     FleetState,
+    LimitState,
     QueueState,
     RateState,
     VersionState,
@@ -63,6 +64,18 @@ def test_idle_queues_show_zeros() -> None:
     assert page.value("rowlock_queue_oldest_ready_seconds", queue="default") == 0
     assert page.value("rowlock_workers", app="shop", state="alive") == 0
     assert page.value("rowlock_runs_open", app="shop", version="") == 0
+
+
+def test_only_limits_that_are_set_are_shown() -> None:
+    limits = (
+        LimitState("shop", "default", "concurrency", 5.0),
+        LimitState("shop", "default", "rate_per_second", 0.5),
+    )
+    page = read(replace(EMPTY, limits=limits))
+    assert page.value("rowlock_queue_limit", app="shop", queue="default", kind="concurrency") == 5
+    assert page.value("rowlock_queue_limit", queue="default", kind="rate_per_second") == 0.5
+    assert 'worker_concurrency"' not in page.text
+    assert "rowlock_queue_limit{" not in read(EMPTY).text
 
 
 def test_queues_add_up_their_versions() -> None:

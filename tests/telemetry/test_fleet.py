@@ -53,6 +53,27 @@ async def test_a_database_without_work_has_idle_queues_only(
     ]
 
 
+async def test_limits_are_those_that_are_set(world: World, fleet: FleetReader) -> None:
+    assert (await fleet.read()).limits == ()
+    world.anybody.run(
+        "select rowlock.set_limit('default', concurrency => 5, worker_concurrency => 2,"
+        " rate => '30/min', partitions => true, partition_concurrency => 1,"
+        " partition_rate => '5/2s burst 9', app => %s)",
+        APP,
+    )
+    world.anybody.run("select rowlock.set_limit('other', weight => 2, app => %s)", APP)
+    found = (await fleet.read(APP)).limits
+    assert {(one.app, one.queue) for one in found} == {(APP, "default")}
+    assert {one.kind: one.value for one in found} == {
+        "concurrency": 5,
+        "worker_concurrency": 2,
+        "rate_per_second": 0.5,
+        "partition_concurrency": 1,
+        "partition_rate_per_second": 2.5,
+    }
+    assert (await fleet.read("another")).limits == ()
+
+
 async def test_unfinished_runs_are_counted_by_queue_version_and_state(
     world: World, fleet: FleetReader
 ) -> None:
@@ -111,9 +132,11 @@ async def test_what_is_overdue_while_nobody_promotes_it_shows(
 
 
 async def test_start_times_beyond_all_time_break_nothing(world: World, fleet: FleetReader) -> None:
-    world.anybody.start_many(
-        {"workflow": "fulfil", "start_at": "-infinity"},
-        {"workflow": "fulfil", "start_at": "infinity"},
+    # They were accepted once, and may be there still.
+    world.anybody.start_many({"workflow": "fulfil"}, {"workflow": "fulfil", "delay": "1 hour"})
+    world.anybody.run(
+        "update rowlock.task set due_at = case state when 'ready' then '-infinity' else 'infinity'"
+        " end::timestamptz"
     )
     found = kinds(await fleet.read())
     assert found["default", "", "ready"].oldest_due_seconds == 0

@@ -14,13 +14,13 @@ from uuid import UUID
 
 from rowlock.aside import LoopAside
 from rowlock.client import Client, Run, RunInfo, StreamEntry, operations
-from rowlock.client.client import RunFilters, unknown_or
+from rowlock.client.client import IS_OPEN, RunFilters, unknown_or
 from rowlock.client.connections import rows_on_blocking
 from rowlock.client.operations import LimitName, Limits, Operation
-from rowlock.errors import Refused
+from rowlock.errors import MisplacedCall, Refused
 from rowlock.model.code import Code
 from rowlock.model.envelope import Chain, Codec
-from rowlock.scheduling import ScheduleOptions, When, declaration
+from rowlock.scheduling import ScheduleField, ScheduleOptions, When
 from rowlock.settings import Settings
 from rowlock.starting import StartOptions
 from rowlock.store.controls import Explanation, QueueRow, VersionRow, WorkerRow
@@ -136,6 +136,7 @@ class BlockingRun(Generic[R]):
         self, place: str, *, call: WorkflowCall[R] | None = None, connection: Any = None
     ) -> None:
         operation = operations.rewind(self.id, self._client._client._codecs, place, call)
+        self._fit(call, connection)
         self._client._do(operation, connection)
 
     def fork(
@@ -152,8 +153,14 @@ class BlockingRun(Generic[R]):
         operation = operations.fork(
             self.id, codecs, place, call, outcomes, version=version, children=children
         )
+        self._fit(call, connection)
         run_id = self._client._do(operation, connection)
         return BlockingRun(self._client, Run(self._client._client, run_id, self._run._shape))
+
+    def _fit(self, call: WorkflowCall[Any] | None, connection: Any) -> None:
+        if call is not None:
+            found = self._client._do(operations.workflow_of(self.id), connection)
+            operations.fit(self.id, call, found)
 
     def delete(self, *, connection: Any = None) -> None:
         self._client._do(operations.delete(self.id), connection)
@@ -193,6 +200,8 @@ class BlockingClient:
 
     def open(self) -> Self:
         """For where there is no ``with`` to put it in: :meth:`close` it then. Not before a fork."""
+        if self._aside.is_open:
+            raise MisplacedCall(IS_OPEN)
         self._aside.open()
         try:
             self._wait(self._client.__aenter__())
@@ -337,10 +346,8 @@ class BlockingClient:
         **options: Unpack[ScheduleOptions],
     ) -> None:
         """Have a workflow started by the calendar; see :meth:`rowlock.Client.create_schedule`."""
-        codecs = self._client._codecs
-        schedule = declaration(name, when, workflow, args, tick, codecs, options)
-        app = self._client._named_app("create_schedule")
-        self._do(operations.create_schedule(app, schedule), connection)
+        operation = self._client._creating(name, when, workflow, args, tick, options)
+        self._do(operation, connection)
 
     def update_schedule(
         self,
@@ -356,6 +363,11 @@ class BlockingClient:
         """Change a schedule; see :meth:`rowlock.Client.update_schedule`."""
         operation = self._client._updating(name, when, workflow, args, tick, options)
         return self._do(operation, connection)
+
+    def unset_schedule(self, name: str, field: ScheduleField, *, connection: Any = None) -> bool:
+        """Take one option of a schedule away; whether it had one."""
+        app = self._client._named_app("unset_schedule")
+        return self._do(operations.unset_schedule(app, name, field), connection)
 
     def pause_schedule(
         self, name: str, *, reason: str | None = None, connection: Any = None
@@ -389,6 +401,10 @@ class BlockingClient:
     def schedules(self, name: str | None = None) -> list[ScheduleRow]:
         """The schedules, or the one of this name."""
         return self._wait(self._client.schedules(name))
+
+    def explain_schedule(self, name: str) -> Explanation:
+        """Whether it ticks, and why not."""
+        return self._wait(self._client.explain_schedule(name))
 
     def backfills(self) -> list[BackfillRow]:
         """The backfills that were asked for, and how far they are."""

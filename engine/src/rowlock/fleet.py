@@ -95,6 +95,18 @@ class RateState:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitState:
+    """What limits a queue."""
+
+    app: str
+    queue: str
+    kind: str
+    """concurrency, worker_concurrency, rate_per_second, partition_concurrency or
+    partition_rate_per_second."""
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
 class FleetState:
     """All of it, at one moment of the database's clock."""
 
@@ -105,6 +117,8 @@ class FleetState:
     versions: tuple[VersionState, ...]
     rates: tuple[RateState, ...]
     """One for every declared queue, also the idle ones."""
+    limits: tuple[LimitState, ...] = ()
+    """Those that are set."""
 
 
 class FleetReader:
@@ -169,4 +183,5 @@ def _state(row: FleetRow) -> FleetState:
         workers=msgspec.json.decode(row.workers, type=tuple[WorkerState, ...]),
         versions=tuple(replace(v, unfinished=pinned[v.app, v.name]) for v in versions),
         rates=msgspec.json.decode(row.rates, type=tuple[RateState, ...]),
+        limits=msgspec.json.decode(row.limits, type=tuple[LimitState, ...]),
     )

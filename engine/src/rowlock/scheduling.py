@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from rowlock.errors import ConfigurationError, InvalidValue, MisplacedCall
 from rowlock.model.commands import seconds_of
@@ -47,6 +47,20 @@ class ScheduleOptions(TypedDict, total=False):
     end: datetime | None
     queue: str | None
     priority: int | None
+
+
+ScheduleField = Literal["tick", "queue", "priority", "jitter", "window", "start", "end"]
+"""What can be taken away from a schedule."""
+FIELDS: Mapping[ScheduleField, str] = {
+    "tick": "tick_argument",
+    "queue": "queue",
+    "priority": "priority",
+    "jitter": "jitter",
+    "window": "catch_up_window",
+    "start": "start_at",
+    "end": "end_at",
+}
+"""And how SQL calls it."""
 
 
 def declaration(

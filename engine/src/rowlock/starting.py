@@ -6,7 +6,7 @@ Reads: store's START.  Writes: nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypedDict
@@ -129,6 +129,14 @@ def start_parameters(
         "quiet": None if debounce is None else seconds_of(debounce.quiet),
         "most": None if debounce is None or debounce.most is None else seconds_of(debounce.most),
     }
+
+
+def refuse_unknown(what: str, given: Iterable[str], options: type) -> None:
+    """Raises TypeError, as Python does for a keyword that nobody takes, in the caller's words."""
+    known = options.__annotations__
+    for name in given:
+        if name not in known:
+            raise TypeError(f"{what} takes no {name!r}; its options are {', '.join(known)}")
 
 
 def aware(moment: datetime, what: str) -> datetime:

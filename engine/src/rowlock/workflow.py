@@ -37,7 +37,14 @@ from rowlock.model.inputs import Arguments
 from rowlock.model.retry import Retry
 from rowlock.model.values import Shape
 from rowlock.runtime import inside
-from rowlock.starting import Sql, StartOptions, Style, start_parameters, start_sql
+from rowlock.starting import (
+    Sql,
+    StartOptions,
+    Style,
+    refuse_unknown,
+    start_parameters,
+    start_sql,
+)
 from rowlock.store.transactions import handed
 
 P = ParamSpec("P")
@@ -248,6 +255,7 @@ class WorkflowCall(Call[R_co]):
         ``codec``, the App's own, or None where it has none, must be said. Raises InvalidValue,
         ConfigurationError.
         """
+        refuse_unknown("sql", options, StartOptions)
         if isinstance(self._input, str):
             if codec is not ... or app not in (None, self.app):
                 raise ConfigurationError(

@@ -885,6 +885,32 @@ def test_what_makes_no_sense_is_refused(world: World, bad: str) -> None:
     assert world.count("retention") == 0
 
 
+@pytest.mark.parametrize(
+    ("names", "code", "words"),
+    [
+        ("app => 'shpo'", "RLN07", "there is no app shpo"),
+        ("workflow => 'fulfil', app => 'shpo'", "RLN07", "there is no app shpo"),
+        ("workflow => 'fullfil', app => 'shop'", "RLN05", "app shop has no workflow fullfil"),
+    ],
+)
+def test_a_policy_for_what_nobody_knows_is_refused(
+    world: World, names: str, code: str, words: str
+) -> None:
+    with pytest.raises(psycopg.errors.DatabaseError, match=words) as found:
+        world.anybody.run(f"select rowlock.set_retention(interval '1 day', {names})")
+    assert found.value.sqlstate == code
+    assert "Nothing was changed." in (found.value.diag.message_hint or "")
+    assert world.count("retention") == 0
+
+
+def test_a_policy_may_be_for_a_workflow_that_only_runs_know(world: World) -> None:
+    run = world.anybody.start("forgotten")
+    policy(world, workflow="forgotten")
+    world.anybody.cancel(run)
+    policy(world, "2 hours", workflow="forgotten")
+    assert world.anybody.ask("select keep::text from rowlock.retentions") == "02:00:00"
+
+
 def test_a_policy_is_replaced_and_shown(world: World) -> None:
     policy(world, "1 day", outcome="failed")
     policy(world, "2 days", outcome="failed", keys="3 days", archive=True)

@@ -24,6 +24,7 @@ from rowlock import (
 )
 from rowlock.scheduling import next_ticks
 from rowlock.starting import Sql
+from rowlock.store.controls import Explanation
 
 app = App("typed client", settings=Settings(database_url="postgresql://…"))
 
@@ -45,11 +46,13 @@ async def schedules(client: Client, mine: AsyncConnection[Any]) -> None:
     await client.create_schedule("tea", "0 16 * * *", nightly, args={"order": 9}, window=60)
     await client.create_schedule("tea", timedelta(hours=1), "by name", connection=mine)
     assert_type(await client.update_schedule("tea", when="0 17 * * *", overlap="allow"), bool)
+    assert_type(await client.unset_schedule("tea", "end"), bool)
     assert_type(await client.pause_schedule("tea", reason="closed"), bool)
     assert_type(await client.resume_schedule("tea"), bool)
     assert_type(await client.trigger_schedule("tea"), Run[Any])
     assert_type(await client.backfill("tea", datetime.now(UTC), datetime.now(UTC)), int)
     await client.delete_schedule("tea")
+    assert_type(await client.explain_schedule("tea"), Explanation)
     [row] = await client.schedules("tea")
     assert_type(row.next_tick, datetime | None)
     assert_type(next_ticks(row), list[datetime])

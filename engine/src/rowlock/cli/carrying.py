@@ -30,8 +30,8 @@ AT_ONCE = 8
 MOST_TOLD = 10
 """So many refusals are told in words where filters chose the runs; --json tells all."""
 
-Act = Callable[[Run[Any]], Awaitable[Run[Any] | None]]
-"""What is done to a run; gives another run if it made one."""
+Act = Callable[[Run[Any]], Awaitable[Run[Any] | bool | None]]
+"""What is done to a run; gives another run if it made one, or whether that changed anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,8 @@ class Done:
     """None: not known, because the connection was lost."""
     error: RowlockError | None = None
     new_run: UUID | None = None
+    changed: bool | None = None
+    """Whether it made a difference, where the act tells."""
 
     def facts(self) -> dict[str, Any]:
         """For scripts. The keys are promised."""
@@ -52,7 +54,11 @@ class Done:
             "error": None if self.error is None else str(self.error),
             "sqlstate": getattr(self.error, "sqlstate", None),
         }
-        return facts if self.new_run is None else {**facts, "new_run": self.new_run}
+        if self.new_run is not None:
+            facts["new_run"] = self.new_run
+        if self.changed is not None:
+            facts["changed"] = self.changed
+        return facts
 
 
 @dataclass(slots=True)
@@ -72,7 +78,8 @@ class Report:
         if self.as_json:
             return
         if one.ok and not self.is_quiet:
-            click.echo(str(one.new_run) if one.new_run else f"{self.verb.done} {one.run}")
+            done = self.verb.done if one.changed is not False else "unchanged"
+            click.echo(str(one.new_run) if one.new_run else f"{done} {one.run}")
         if one.ok is False:
             self.told += 1
             if not self.is_quiet or self.told <= MOST_TOLD:
@@ -87,9 +94,12 @@ class Report:
             complain(f"… and {self.told - MOST_TOLD:,} more were refused; --json names them all.")
         if not sum_up and len(self.done) == self.total:
             return
-        fine = sum(one.ok is True for one in self.done)
+        same = sum(one.changed is False for one in self.done)
+        fine = sum(one.ok is True for one in self.done) - same
         unknown = [one for one in self.done if one.ok is None]
         parts = [f"{self.verb.done} {fine:,} of {self.total:,} runs"]
+        if same:
+            parts.append(f"{same:,} {'was' if same == 1 else 'were'} so already")
         if self.told:
             parts.append(f"{self.told:,} refused")
         if unknown:
@@ -150,7 +160,9 @@ async def _do_one(run: Run[Any], act: Act) -> Done:
         return Done(run.id, None, error)
     except RowlockError as error:
         return Done(run.id, False, error)
-    return Done(run.id, True, new_run=None if made is None else made.id)
+    if isinstance(made, Run):
+        return Done(run.id, True, new_run=made.id)
+    return Done(run.id, True, changed=made)
 
 
 class _Bar:

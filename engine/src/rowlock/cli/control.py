@@ -157,7 +157,7 @@ def rewind_command(
     changed = _new_input(input_, args)
 
     async def act(run: Run[Any]) -> None:
-        await run.rewind(place, call=changed)
+        await run.rewind(place, call=await _call_of(run, changed))
 
     return carry_out(selection, run_ids, act)
 
@@ -209,7 +209,11 @@ def fork_command(
 
     async def act(run: Run[Any]) -> Run[Any]:
         return await run.fork(
-            place, call=changed, outcomes=edited or None, version=version, children=children
+            place,
+            call=await _call_of(run, changed),
+            outcomes=edited or None,
+            version=version,
+            children=children,
         )
 
     return carry_out(selection, run_ids, act)
@@ -228,8 +232,8 @@ def move_command(selection: Selection, words: tuple[str, ...]) -> int:
     """
     run_ids, queue = _runs_and(words, "QUEUE")
 
-    async def act(run: Run[Any]) -> None:
-        await run.move(queue)
+    async def act(run: Run[Any]) -> bool:
+        return await run.move(queue)
 
     return carry_out(selection, run_ids, act)
 
@@ -250,8 +254,8 @@ def reprioritise_command(selection: Selection, words: tuple[str, ...]) -> int:
     run_ids, text = _runs_and(words, "PRIORITY")
     priority: int = click.IntRange(0, 100)(text)
 
-    async def act(run: Run[Any]) -> None:
-        await run.reprioritise(priority)
+    async def act(run: Run[Any]) -> bool:
+        return await run.reprioritise(priority)
 
     return carry_out(selection, run_ids, act)
 
@@ -415,7 +419,16 @@ def event_get_command(
             if as_json:
                 print_json({"run": run_id, "name": name, "is_set": False, "value": None})
             else:
-                complain(f"rowlock: {error if wait else f'event {name} is not set yet'}")
+                late = f" within {error.seconds:g} s" if wait else ""
+                complain(
+                    f"rowlock: event {name} of run {run_id} is not set{late or ' yet'}. "
+                    + (
+                        f"The run goes on: `rowlock explain {run_id}` says what holds it, and "
+                        "--timeout how long to wait."
+                        if wait
+                        else "--wait waits for it."
+                    )
+                )
             return TIMED_OUT
     if as_json:
         print_json({"run": run_id, "name": name, "is_set": True, "value": value})
@@ -469,8 +482,11 @@ def _id(text: str) -> UUID:
     return found
 
 
-def _new_input(text: str | None, args: Sequence[str]) -> WorkflowCall[Any] | None:
-    """Another input for a run, whatever its workflow."""
-    if text is None and not args:
-        return None
-    return call("the run", **arguments(text, args))
+def _new_input(text: str | None, args: Sequence[str]) -> dict[str, Any] | None:
+    """Another input for runs."""
+    return None if text is None and not args else arguments(text, args)
+
+
+async def _call_of(run: Run[Any], given: dict[str, Any] | None) -> WorkflowCall[Any] | None:
+    """A call of this run's workflow with that input, if there is another."""
+    return None if given is None else call((await run.info()).workflow, **given)

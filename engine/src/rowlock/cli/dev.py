@@ -13,6 +13,7 @@ import importlib.util
 import logging
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -106,13 +107,33 @@ async def _reload_on_change(supervisor: Supervisor, watched: Path | None, data: 
     if watched is None:
         return
     ignored = PythonFilter(ignore_paths=[data])
-    try:
-        async for changes in awatch(watched, watch_filter=ignored, stop_event=supervisor.draining):
-            names = sorted({Path(path).name for _, path in changes})
-            log.info("reloading: %s changed", ", ".join(names[:5]))
-            supervisor.reload()
-    except (OSError, RuntimeError) as error:  # watchfiles raises both, such as for want of watches
-        log.error("can't watch %s, so nothing is reloaded from now on: %s", watched, error)
+    told = False
+    while not supervisor.draining.is_set():
+        try:
+            async for changes in awatch(
+                watched, watch_filter=ignored, stop_event=supervisor.draining
+            ):
+                names = sorted({Path(path).name for _, path in changes})
+                log.info("reloading: %s changed", ", ".join(names[:5]))
+                supervisor.reload()
+        except (OSError, RuntimeError) as error:  # watchfiles raises both, as for want of watches
+            log.error("can't watch %s, so nothing is reloaded from now on: %s", watched, error)
+            return
+        except ExceptionGroup as errors:
+            # It raises from a task group what it can't say, such as a name that is not UTF-8.
+            if errors.split(RuntimeError)[1] is not None:
+                raise
+            if not told:
+                told = True
+                log.warning(
+                    "a change in %s can't be read (%s): rename the file if its name is not "
+                    "UTF-8. Changes within a second of one to it may be missed",
+                    watched,
+                    errors.exceptions[0],
+                )
+            with suppress(TimeoutError):  # it may be a log that grows all the time
+                async with asyncio.timeout(1):
+                    await supervisor.draining.wait()
 
 
 def watched_folder(target: str) -> Path:

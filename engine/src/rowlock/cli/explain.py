@@ -40,12 +40,13 @@ def explain_command(run_ids: tuple[UUID, ...], database_url: str | None, as_json
         for number, (run_id, why) in enumerate(found.items()):
             if number:
                 click.echo()
-            _print(run_id, why)
+            print_why("run", str(run_id), why)
     return FAILED if any(why.cause == "unknown" for why in found.values()) else 0
 
 
-def _print(run_id: UUID, why: Explanation) -> None:
+def print_why(what: str, which: str, why: Explanation) -> None:
+    """For people: a run or a schedule, and why."""
     status = status_text(why.status) if why.status else "unknown"
-    print_facts({"run": str(run_id), "status": status, "cause": why.cause.replace("_", " ")})
+    print_facts({what: which, "status": status, "cause": why.cause.replace("_", " ")})
     print_block("why", why.message)
     print_block("what to do", why.hint)

@@ -170,6 +170,9 @@ def _queues(state: FleetState) -> dict[str, dict[Labels, Cells]]:
             for word in (*TaskState, PAUSED)
         },
         "rowlock_queue_oldest_ready_seconds": {key: [value] for key, value in oldest.items()},
+        "rowlock_queue_limit": {
+            (one.app, one.queue, one.kind): [one.value] for one in state.limits
+        },
     }
 
 

@@ -50,6 +50,23 @@ def moment(text: str) -> datetime:
         ) from None
 
 
+def past_moment(text: str) -> datetime:
+    """``now``, a duration ago, or a time."""
+    if text == "now":
+        return datetime.now(UTC)
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        pass
+    try:
+        return datetime.now(UTC) - duration(text)
+    except click.BadParameter:
+        raise click.BadParameter(
+            f"{text!r} is no time: write 1h (ago), 2026-12-24, 2026-12-24T08:00 or "
+            "2026-12-24T08:00Z."
+        ) from None
+
+
 def json_object(text: str) -> dict[str, Any]:
     """A JSON object, as text."""
     try:

@@ -25,8 +25,8 @@ from rowlock.cli.options import (
     moment,
     settings_of,
 )
-from rowlock.cli.output import json_text, print_json
-from rowlock.cli.selection import filter_options, moment_before
+from rowlock.cli.output import complain, json_text, print_json
+from rowlock.cli.selection import by_time, filter_options
 from rowlock.cli.views import print_runs, run_facts
 from rowlock.client import call
 from rowlock.errors import ResultTimeout, RunFailed
@@ -47,6 +47,9 @@ LOOK_EVERY_S = 2.0
 @click.option("--partition", help="Which part of a queue with partitions, such as a tenant.")
 @click.option("--priority", type=click.IntRange(0, 100), help="0 first, 100 last; 50 by default.")
 @click.option("--delay", type=duration, help="Begin later, such as 10s or 5m.")
+@click.option(
+    "--start-at", type=moment, metavar="WHEN", help="Begin then: a time, or 10m from now."
+)
 @click.option(
     "--start-before",
     type=moment,
@@ -94,11 +97,14 @@ def start_command(
     Example:
       rowlock start fulfil --arg 'order={"id": 7}' --key order-7
       rowlock start report --input @july.json --wait --timeout 10m
+      rowlock start report --start-at 2026-12-24T08:00
       rowlock start sync --dedup customer-42 --on-duplicate replace
       rowlock start reindex --debounce page-7 --quiet 10s --most 5m
     """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout goes with --wait.")
+    if options["delay"] is not None and options["start_at"] is not None:
+        raise click.UsageError("--delay or --start-at, not both.")
     if on_duplicate is not None and dedup is None:
         raise click.UsageError("--on-duplicate goes with --dedup.")
     if debounce is None and (quiet is not None or most is not None):
@@ -130,13 +136,17 @@ def _wait_for(run: BlockingRun[Any], timeout: timedelta | None, as_json: bool) -
         code = FAILED
         if not as_json:
             raise
-    except ResultTimeout:
+    except ResultTimeout as error:
         code = TIMED_OUT
         if not as_json:
-            raise
+            complain(
+                f"rowlock: run {run.id} did not finish within {error.seconds:g} s. It goes on: "
+                f"`rowlock explain {run.id}` says what holds it, `rowlock show {run.id}` how far "
+                "it is, and --timeout how long to wait."
+            )
     if as_json:
         print_json(run_facts(run.info()))
-    else:
+    elif code == 0:
         click.echo(json_text(result))
     return code
 
@@ -169,7 +179,6 @@ def _result_of(run: BlockingRun[Any], timeout: timedelta | None) -> Any:
 @database_options
 @json_option
 def list_command(
-    since: timedelta | None,
     app: str | None,
     database_url: str | None,
     as_json: bool,
@@ -181,10 +190,10 @@ def list_command(
     Example:
       rowlock list --status failed --since 1d
       rowlock list --attributes '{"customer": 42}' --json
+      rowlock list --created-after 2026-12-24 --created-before 2026-12-25T08:00
     """
-    after = None if since is None else moment_before(since)
     with BlockingClient(settings_of(database_url), app=app) as client:
-        runs = client.runs(created_after=after, **filters)
+        runs = client.runs(**by_time(filters))
     if as_json:
         print_json([run_facts(run) for run in runs])
     else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -15,6 +15,7 @@ import click
 from rich.text import Text
 
 from rowlock.blocking import BlockingClient
+from rowlock.cli.explain import print_why
 from rowlock.cli.main import FAILED
 from rowlock.cli.names import complete
 from rowlock.cli.options import (
@@ -29,7 +30,7 @@ from rowlock.cli.options import (
 from rowlock.cli.output import complain, console, local_time, one_line, print_json, table_of
 from rowlock.model.cron import BadSchedule, zone_of
 from rowlock.model.schedules import CATCH_UPS, OVERLAPS
-from rowlock.scheduling import When, next_ticks
+from rowlock.scheduling import FIELDS, ScheduleField, When, next_ticks
 from rowlock.store.schedules import ScheduleRow
 
 NEXT = 5
@@ -106,8 +107,10 @@ def _facts(schedule: ScheduleRow) -> dict[str, Any]:
 
 def _row(schedule: ScheduleRow) -> list[str | Text]:
     ticks = [local_time(tick) for tick in next_ticks(schedule, NEXT)]
-    coming = ", ".join(ticks) if schedule.status == "active" else (schedule.error or "")
+    coming = ", ".join(ticks) if schedule.status == "active" else _why_none(schedule)
     state = Text(schedule.status, style="" if schedule.status == "active" else "yellow")
+    if _waits_for_a_run(schedule):
+        state.append(" (waits for a run)", style="yellow")
     if schedule.set_at is not None:
         state.append(" (changed live)")
     return [
@@ -120,6 +123,22 @@ def _row(schedule: ScheduleRow) -> list[str | Text]:
         f"{schedule.skipped:,}",
         one_line(coming, 200),
     ]
+
+
+def _why_none(schedule: ScheduleRow) -> str:
+    """Why it does not tick, where that can be said in a few words."""
+    if schedule.status == "removed":
+        return "its code does not declare it any more"
+    if schedule.status == "paused":
+        return f"by {schedule.paused_by}" + (f": {schedule.reason}" if schedule.reason else "")
+    return schedule.error or ""
+
+
+def _waits_for_a_run(schedule: ScheduleRow) -> bool:
+    """Whether a tick is due that has to wait until its runs have ended; by this machine's clock."""
+    tick = schedule.next_tick
+    is_held = schedule.overlap == "queue" and schedule.unfinished > 0
+    return is_held and tick is not None and tick <= datetime.now(UTC)
 
 
 def _when(schedule: ScheduleRow) -> str:
@@ -178,12 +197,19 @@ def create_command(
 @_name
 @_named_app
 @click.option("--workflow", shell_complete=complete("workflow"), help="Another workflow.")
+@click.option(
+    "--remove",
+    multiple=True,
+    type=click.Choice(tuple(FIELDS)),
+    help="Take this option away; repeatable.",
+)
 @_definition
 @database_options
 def update_command(
     name: str,
     app: str,
     workflow: str | None,
+    remove: tuple[ScheduleField, ...],
     cron: str | None,
     every: timedelta | None,
     tick: str | None,
@@ -200,17 +226,21 @@ def update_command(
     \b
     Example:
       rowlock schedule update nightly --app shop --cron '0 4 * * *'
+      rowlock schedule update nightly --app shop --remove end --remove jitter
     """
     given = arguments(input_, args) if input_ is not None or args else None
+    when = _one_of(cron, every)
+    others = (when, workflow, given, tick, *options.values())
+    if remove and any(one is not None for one in others):
+        raise click.UsageError("Change options, or --remove some: one at a time.")
     with BlockingClient(settings_of(database_url), app=app) as client:
-        changed = client.update_schedule(
-            name,
-            when=_one_of(cron, every),
-            workflow=workflow,
-            args=given,
-            tick=tick,
-            **options,
-        )
+        changed = False
+        for field in remove:
+            changed |= client.unset_schedule(name, field)
+        if not remove:
+            changed = client.update_schedule(
+                name, when=when, workflow=workflow, args=given, tick=tick, **options
+            )
     click.echo("changed" if changed else "it was like this before")
 
 
@@ -253,6 +283,29 @@ def resume_command(name: str, app: str, database_url: str | None) -> None:
     with BlockingClient(settings_of(database_url), app=app) as client:
         changed = client.resume_schedule(name)
     click.echo("resumed" if changed else "it was not paused")
+
+
+@schedule_command.command("explain")
+@_name
+@app_option
+@database_options
+@json_option
+def explain_command(name: str, app: str | None, database_url: str | None, as_json: bool) -> int:
+    """Say whether a schedule ticks, and if not, why, and what to do.
+
+    The exit code is 1 if there is no such schedule.
+
+    \b
+    Example:
+      rowlock schedule explain nightly
+    """
+    with BlockingClient(settings_of(database_url), app=app) as client:
+        why = client.explain_schedule(name)
+    if as_json:
+        print_json({"schedule": name, **asdict(why)})
+    else:
+        print_why("schedule", one_line(name, 200), why)
+    return FAILED if why.cause == "unknown" else 0
 
 
 @schedule_command.command("trigger")

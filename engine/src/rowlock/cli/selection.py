@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import wraps
@@ -26,6 +26,7 @@ from rowlock.cli.options import (
     duration,
     json_object,
     json_option,
+    past_moment,
     settings_of,
 )
 from rowlock.cli.output import complain, one_line, span
@@ -43,7 +44,10 @@ PAGE = 200
 """Rows carry inputs and outputs: a page must fit into memory whatever they are."""
 MOST = 10_000
 SAMPLE = 5
-FILTERS = ("status", "workflow", "queue", "parent", "attributes", "since")
+FILTERS = (
+    *("status", "workflow", "queue", "parent", "attributes", "since", "created_after"),
+    "created_before",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +117,8 @@ class Selection:
 
         A run that changes its status while this reads is met at most once.
         """
-        filters = {name: value for name, value in self.filters.items() if name != "status"}
-        since = filters.pop("since", None)
-        if since is not None:
-            filters["created_after"] = moment_before(since)
+        filters = by_time(self.filters)
+        filters.pop("status", None)
         found: dict[UUID, _Found] = {}
         async with Client(self.settings, app=self.app) as client:
             for status in statuses:
@@ -188,13 +190,25 @@ def filter_options(command: Command) -> Command:
             click.option(
                 "--since", type=duration, help="Started not longer ago than this, such as 1h."
             ),
+            click.option(
+                "--created-after",
+                type=past_moment,
+                metavar="WHEN",
+                help="Started at this time or later: a time, or 1d ago.",
+            ),
+            click.option(
+                "--created-before",
+                type=past_moment,
+                metavar="WHEN",
+                help="Started before this time: a time, or 1d ago.",
+            ),
         )
     ):
         command = option(command)
     return command
 
 
-_NAMED = ", ".join(f"--{name}" for name in FILTERS)
+_NAMED = ", ".join(f"--{name.replace('_', '-')}" for name in FILTERS)
 
 
 def selecting(verb: Verb) -> Callable[[Command], Command]:
@@ -242,6 +256,12 @@ def selecting(verb: Verb) -> Callable[[Command], Command]:
     return decorate
 
 
-def moment_before(since: timedelta) -> datetime:
-    """The moment so long ago."""
-    return datetime.now(UTC) - since
+def by_time(filters: Mapping[str, Any]) -> dict[str, Any]:
+    """These filters as the client takes them: --since is a time to be created after."""
+    found = dict(filters)
+    since: timedelta | None = found.pop("since", None)
+    if since is not None:
+        if found.get("created_after") is not None:
+            raise click.UsageError("--since or --created-after, not both.")
+        found["created_after"] = datetime.now(UTC) - since
+    return found

@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
 from rowlock.errors import InvalidValue
+from rowlock.starting import Debounce, Dedup, OnDuplicate
 
-MOST_SECONDS = 1e11
-"""Some three thousand years: PostgreSQL adds that to any date of ours without an overflow."""
+MOST_SECONDS = 3.1e10
+"""Some 980 years: the database takes up to a thousand, of 360 days each."""
 MOST_INTEGER = 2**31 - 1
 
 
@@ -79,6 +80,27 @@ def _no_moment(value: Any) -> str | None:
     return None if isinstance(value, datetime) else _other(value, "a datetime")
 
 
+def _no_dedup(value: Any) -> str | None:
+    if not isinstance(value, Dedup):
+        return _no_text(value) if isinstance(value, str) else _other(value, "a str or a Dedup")
+    if value.policy not in get_args(OnDuplicate):
+        return f"its policy is {value.policy!r}, but must be {', '.join(get_args(OnDuplicate))}."
+    return _no_text(value.key)
+
+
+def _no_debounce(value: Any) -> str | None:
+    if not isinstance(value, Debounce):
+        return _other(value, "a Debounce")
+    most = None if value.most is None else _no_duration(value.most)
+    return _no_text(value.key) or _no_duration(value.quiet) or most
+
+
+def _no_when(value: Any) -> str | None:
+    if isinstance(value, str):
+        return _no_text(value)
+    return None if isinstance(value, timedelta) else _other(value, "a cron expression or timedelta")
+
+
 def _no_object(value: Any) -> str | None:
     return None if isinstance(value, Mapping) else _other(value, "a mapping, such as a dict")
 
@@ -102,13 +124,34 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
             "place",
             "reason",
             "version",
+            "partition",
+            "timezone",
+            "overlap",
+            "catch_up",
+            "tick",
         ),
         _no_text,
     ),
     **dict.fromkeys(("priority", "limit", "worker"), _no_integer),
     **dict.fromkeys(("force", "children"), _no_flag),
     **dict.fromkeys(("parent", "before"), _no_id),
-    **dict.fromkeys(("delay", "deadline", "grace"), _no_duration),
-    **dict.fromkeys(("start_at", "at", "created_after", "created_before"), _no_moment),
-    **dict.fromkeys(("attributes", "outcomes"), _no_object),
+    **dict.fromkeys(("delay", "deadline", "grace", "jitter", "window"), _no_duration),
+    **dict.fromkeys(
+        (
+            "start_at",
+            "start_before",
+            "at",
+            "created_after",
+            "created_before",
+            "since",
+            "until",
+            "start",
+            "end",
+        ),
+        _no_moment,
+    ),
+    **dict.fromkeys(("attributes", "outcomes", "args"), _no_object),
+    "dedup": _no_dedup,
+    "debounce": _no_debounce,
+    "when": _no_when,
 }

@@ -40,19 +40,32 @@ from rowlock.model.envelope import Chain, Codec, Codecs
 from rowlock.model.failure import ErrorRegistry
 from rowlock.model.inputs import Arguments
 from rowlock.model.states import Outcome, TaskState
-from rowlock.scheduling import ScheduleOptions, When, declaration
+from rowlock.scheduling import ScheduleField, ScheduleOptions, When
 from rowlock.settings import Settings
-from rowlock.starting import ATTRIBUTES, StartOptions, aware, start_parameters
+from rowlock.starting import (
+    ATTRIBUTES,
+    StartOptions,
+    aware,
+    refuse_unknown,
+    start_parameters,
+)
 from rowlock.store.connection import Backoff, SessionPool, Statement
 from rowlock.store.controls import (
     QUEUES,
     VERSIONS,
     WORKERS,
+    Explanation,
     QueueRow,
     VersionRow,
     WorkerRow,
 )
-from rowlock.store.schedules import BACKFILLS, SCHEDULES, BackfillRow, ScheduleRow
+from rowlock.store.schedules import (
+    BACKFILLS,
+    EXPLAIN_SCHEDULE,
+    SCHEDULES,
+    BackfillRow,
+    ScheduleRow,
+)
 from rowlock.store.statements import (
     DECLARE_QUEUES,
     ENDED_OR_UNKNOWN,
@@ -78,6 +91,10 @@ CHUNK = 10_000
 """Of many runs to start, in one statement."""
 BREATH = 250
 READ_TRIES = 6
+IS_OPEN = (
+    "the client is open already. Share it, or make another: app.client(), Client(…). When it is "
+    "closed it can be opened again."
+)
 
 
 class RunFilters(TypedDict, total=False):
@@ -133,13 +150,27 @@ class Client:
         self._codecs = code.codecs if code and codec is None else Codecs.of(codec)
         self._sessions: SessionPool | None = None
         self._news: News | None = None
+        self._ask_together()
+
+    def _ask_together(self) -> None:
         self._ends = Together(self._look_for_ends)
         self._events = Together(self._look_for_events)
         self._entries = Together(self._look_for_entries)
 
     async def __aenter__(self) -> Self:
+        if self._sessions is not None:
+            raise MisplacedCall(IS_OPEN)
         self._sessions = SessionPool(self._settings, "client", most=MOST_SESSIONS)
         self._news = News(self._settings, self._sessions)
+        self._ask_together()  # who still waits for an answer of before gets none of this loop's
+        try:
+            await self._show_code()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def _show_code(self) -> None:
         if self._code is not None:
             workflows = sorted(self._code.workflows.values(), key=lambda w: w.name)
             # First, so that no queue is there without its limits.
@@ -161,7 +192,6 @@ class Client:
                     "workflow_queues": [w.queue for w in workflows],
                 },
             )
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         for asked in (self._ends, self._events, self._entries):
@@ -207,6 +237,7 @@ class Client:
                 f"start takes a call of a workflow, such as fulfil(order), not {call!r}. Without "
                 'the code: rowlock.call("fulfil", order=…).'
             )
+        refuse_unknown("start", options, StartOptions)
         check(workflow=call.workflow, key=key, **options)
         text = call.input_with(self._codecs)
         return start_parameters(call.workflow, text, app=self._app or call.app, key=key, **options)
@@ -283,6 +314,7 @@ class Client:
 
     async def runs(self, **filters: Unpack[RunFilters]) -> list[RunInfo]:
         """A page of runs, newest first. Filters: see :class:`RunFilters`."""
+        refuse_unknown("runs", filters, RunFilters)
         return [RunInfo.of(row) for row in await self._read(LIST_RUNS, self._filters(**filters))]
 
     def _filters(
@@ -421,9 +453,28 @@ class Client:
         is known here and has it. Options: see :class:`rowlock.scheduling.ScheduleOptions`. Raises
         ConfigurationError, Refused.
         """
-        schedule = declaration(name, when, workflow, args, tick, self._codecs, options)
-        app = self._named_app("create_schedule")
-        await self._do(operations.create_schedule(app, schedule), connection)
+        operation = self._creating(name, when, workflow, args, tick, options)
+        await self._do(operation, connection)
+
+    def _creating(
+        self,
+        name: str,
+        when: When,
+        workflow: Workflow[..., Any] | str,
+        args: Mapping[str, Any] | None,
+        tick: str | None,
+        options: ScheduleOptions,
+    ) -> Operation[None]:
+        return operations.create_schedule(
+            self._named_app("create_schedule"),
+            name,
+            self._codecs,
+            when=when,
+            workflow=workflow,
+            args=args,
+            tick=tick,
+            options=options,
+        )
 
     async def update_schedule(
         self,
@@ -436,8 +487,9 @@ class Client:
         connection: Any = None,
         **options: Unpack[ScheduleOptions],
     ) -> bool:
-        """Change a schedule; what is not given stays. Whether that made a difference.
+        """Change a schedule; what is not given, or is None, stays. Whether that made a difference.
 
+        :meth:`unset_schedule` takes an option away.
         With another timing it ticks anew from now on. One that code declares stays as changed until
         its declaration changes. Raises ConfigurationError, Refused.
         """
@@ -458,11 +510,21 @@ class Client:
             name,
             self._codecs,
             when=when,
-            workflow=workflow.name if isinstance(workflow, Workflow) else workflow,
+            workflow=workflow,
             args=args,
             tick=tick,
             options=options,
         )
+
+    async def unset_schedule(
+        self, name: str, field: ScheduleField, *, connection: Any = None
+    ) -> bool:
+        """Take one option of a schedule away, as if it had never been given; whether it had one.
+
+        Raises ConfigurationError, Refused.
+        """
+        app = self._named_app("unset_schedule")
+        return await self._do(operations.unset_schedule(app, name, field), connection)
 
     async def pause_schedule(
         self, name: str, *, reason: str | None = None, connection: Any = None
@@ -500,7 +562,13 @@ class Client:
 
     async def schedules(self, name: str | None = None) -> list[ScheduleRow]:
         """The schedules, or the one of this name; rowlock.scheduling.next_ticks computes on."""
+        check(name=name)
         return await self._read(SCHEDULES, {"app": self._app, "name": name})
+
+    async def explain_schedule(self, name: str) -> Explanation:
+        """Whether it ticks, and why not: what has to go first, and what to do about it."""
+        check(name=name)
+        return (await self._read(EXPLAIN_SCHEDULE, {"app": self._app, "name": name}))[0]
 
     async def backfills(self) -> list[BackfillRow]:
         """The backfills that were asked for, and how far they are."""

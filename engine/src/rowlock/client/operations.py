@@ -15,15 +15,22 @@ from uuid import UUID
 import msgspec
 
 from rowlock.client.arguments import check
-from rowlock.errors import MisplacedCall
+from rowlock.errors import ConfigurationError, MisplacedCall
 from rowlock.model.commands import seconds_of
 from rowlock.model.envelope import Codecs
 from rowlock.model.limits import limits_of
 from rowlock.model.rates import Rate
-from rowlock.model.schedules import Declaration
 from rowlock.model.values import Shape
-from rowlock.scheduling import ScheduleOptions, When, change, creation
-from rowlock.starting import aware
+from rowlock.scheduling import (
+    FIELDS,
+    ScheduleField,
+    ScheduleOptions,
+    When,
+    change,
+    creation,
+    declaration,
+)
+from rowlock.starting import aware, refuse_unknown
 from rowlock.store.connection import Statement
 from rowlock.store.controls import (
     DELETE,
@@ -45,6 +52,7 @@ from rowlock.store.schedules import (
     PAUSE_SCHEDULE,
     RESUME_SCHEDULE,
     TRIGGER_SCHEDULE,
+    UNSET_SCHEDULE,
     UPDATE_SCHEDULE,
 )
 from rowlock.store.statements import (
@@ -57,8 +65,9 @@ from rowlock.store.statements import (
     REWIND,
     SEND,
     SET_EVENT,
+    WORKFLOW_OF,
 )
-from rowlock.workflow import WorkflowCall
+from rowlock.workflow import Workflow, WorkflowCall
 
 T = TypeVar("T")
 
@@ -217,6 +226,7 @@ LimitName = Literal[
 
 
 def set_limit(app: str | None, queue: str, **limits: Unpack[Limits]) -> Operation[bool]:
+    refuse_unknown("set_limit", limits, Limits)
     check(app=app, queue=queue)
     given = dict.fromkeys(Limits.__annotations__) | limits_of(queue, **limits)
     return Operation(SET_LIMIT, {"app": app, "queue": queue} | given)
@@ -247,7 +257,20 @@ def drain_worker(worker_id: int) -> Operation[bool]:
     return Operation(DRAIN_WORKER, {"worker": worker_id})
 
 
-def create_schedule(app: str, schedule: Declaration) -> Operation[None]:
+def create_schedule(
+    app: str,
+    name: str,
+    codecs: Codecs | None,
+    *,
+    when: When,
+    workflow: Workflow[..., Any] | str,
+    args: Mapping[str, Any] | None,
+    tick: str | None,
+    options: ScheduleOptions,
+) -> Operation[None]:
+    refuse_unknown("create_schedule", options, ScheduleOptions)
+    check(name=name, when=when, workflow=name_of(workflow), args=args, tick=tick, **options)
+    schedule = declaration(name, when, workflow, args, tick, codecs, options)
     return Operation(CREATE_SCHEDULE, creation(schedule, app))
 
 
@@ -257,32 +280,50 @@ def update_schedule(
     codecs: Codecs | None,
     *,
     when: When | None,
-    workflow: str | None,
+    workflow: Workflow[..., Any] | str | None,
     args: Mapping[str, Any] | None,
     tick: str | None,
     options: ScheduleOptions,
 ) -> Operation[bool]:
-    parameters = change(name, when, workflow, args, tick, codecs, options, app)
+    refuse_unknown("update_schedule", options, ScheduleOptions)
+    named = name_of(workflow)
+    check(name=name, when=when, workflow=named, args=args, tick=tick, **options)
+    parameters = change(name, when, named, args, tick, codecs, options, app)
     return Operation(UPDATE_SCHEDULE, parameters)
 
 
+def unset_schedule(app: str, name: str, field: ScheduleField) -> Operation[bool]:
+    check(name=name)
+    if field not in FIELDS:
+        raise ConfigurationError(
+            f"a schedule has no field {field!r} that can be taken away; there are "
+            f"{', '.join(FIELDS)}. Nothing was changed."
+        )
+    return Operation(UNSET_SCHEDULE, {"app": app, "name": name, "field": FIELDS[field]})
+
+
 def pause_schedule(app: str, name: str, reason: str | None) -> Operation[bool]:
+    check(name=name, reason=reason)
     return Operation(PAUSE_SCHEDULE, {"app": app, "name": name, "reason": reason})
 
 
 def resume_schedule(app: str, name: str) -> Operation[bool]:
+    check(name=name)
     return Operation(RESUME_SCHEDULE, {"app": app, "name": name})
 
 
 def delete_schedule(app: str, name: str) -> Operation[None]:
+    check(name=name)
     return Operation(DELETE_SCHEDULE, {"app": app, "name": name})
 
 
 def trigger_schedule(app: str, name: str) -> Operation[UUID]:
+    check(name=name)
     return Operation(TRIGGER_SCHEDULE, {"app": app, "name": name})
 
 
 def backfill(app: str, name: str, since: datetime, until: datetime) -> Operation[int]:
+    check(name=name, since=since, until=until)
     return Operation(
         BACKFILL,
         {
@@ -292,6 +333,24 @@ def backfill(app: str, name: str, since: datetime, until: datetime) -> Operation
             "until": aware(until, "until"),
         },
     )
+
+
+def workflow_of(run_id: UUID) -> Operation[str | None]:
+    """None: there is no such run, as far as the caller may see."""
+    return Operation(WORKFLOW_OF, {"run": run_id})
+
+
+def fit(run_id: UUID, call: WorkflowCall[Any], workflow: str | None) -> None:
+    """Raises MisplacedCall when this is a call of another workflow than the run's."""
+    if workflow not in (None, call.workflow):
+        raise MisplacedCall(
+            f"run {run_id} is one of workflow {workflow}, but call is one of {call.workflow}: it "
+            "has other arguments. Nothing was changed."
+        )
+
+
+def name_of(workflow: Workflow[..., Any] | str | None) -> str | None:
+    return workflow.name if isinstance(workflow, Workflow) else workflow
 
 
 def _input(call: WorkflowCall[Any] | None, codecs: Codecs | None) -> str | None:

@@ -305,8 +305,9 @@ class Run(Generic[R]):
 
         ``call``: a call of its workflow with other arguments.
         """
-        codecs = self._client._codecs
-        await self._client._do(operations.rewind(self.id, codecs, place, call), connection)
+        operation = operations.rewind(self.id, self._client._codecs, place, call)
+        await self._fit(call, connection)
+        await self._client._do(operation, connection)
 
     async def fork(
         self,
@@ -329,7 +330,14 @@ class Run(Generic[R]):
         operation = operations.fork(
             self.id, codecs, place, call, outcomes, version=version, children=children
         )
+        await self._fit(call, connection)
         return Run(self._client, await self._client._do(operation, connection), self._shape)
+
+    async def _fit(self, call: WorkflowCall[Any] | None, connection: Any) -> None:
+        """Raises MisplacedCall when this is no call of its workflow."""
+        if call is not None:
+            found = await self._client._do(operations.workflow_of(self.id), connection)
+            operations.fit(self.id, call, found)
 
     async def delete(self, *, connection: Any = None) -> None:
         """Remove it, ended, with all that is recorded of it, and its key; if nothing needs it."""

@@ -1,6 +1,6 @@
 """What is asked about schedules: by people, and by workers that make them tick.
 
-The logic stands in ``functions/schedules.sql`` and ``ticks.sql``.
+The logic stands in ``functions/schedules.sql``, ``explain_schedule.sql`` and ``ticks.sql``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from rowlock.store.connection import Statement
+from rowlock.store.controls import Explanation
 
 
 def _nothing(*_: Any) -> None:
@@ -38,6 +39,9 @@ UPDATE_SCHEDULE: Statement[bool] = Statement(
     "update_schedule",
     f"select rowlock.update_schedule(%(name)s, {_DEFINITION}, app => %(app)s)",
     bool,
+)
+UNSET_SCHEDULE: Statement[bool] = Statement(
+    "unset_schedule", "select rowlock.unset_schedule(%(name)s, %(field)s, %(app)s)", bool
 )
 PAUSE_SCHEDULE: Statement[bool] = Statement(
     "pause_schedule", "select rowlock.pause_schedule(%(name)s, %(reason)s, %(app)s)", bool
@@ -112,6 +116,11 @@ SCHEDULES = Statement(
     " where (%(app)s::text is null or app = %(app)s)"
     " and (%(name)s::text is null or schedule = %(name)s) order by app, schedule",
     ScheduleRow,
+)
+EXPLAIN_SCHEDULE = Statement(
+    "explain_schedule",
+    "select * from rowlock.explain_schedule(%(name)s, %(app)s)",
+    Explanation,
 )
 
 

@@ -427,6 +427,12 @@ START_CHILD: Statement[UUID] = Statement(
     _id,
 )
 
+WORKFLOW_OF: Statement[str | None] = Statement(
+    "workflow_of",
+    "select (select workflow from rowlock.run where id = %(run)s)",
+    lambda workflow: workflow,
+)
+
 SEND: Statement[int] = Statement(
     "send", "select rowlock.send(%(run)s, %(topic)s, %(value)s::jsonb, %(key)s)", int
 )
@@ -628,6 +634,7 @@ class FleetRow:
     workers: str
     versions: str
     rates: str
+    limits: str
 
 
 FLEET = Statement(
@@ -642,7 +649,9 @@ FLEET = Statement(
     " (select coalesce(json_agg(x), '[]') from rowlock.fleet_versions(%(app)s::text) as x)::text"
     " as versions,"
     " (select coalesce(json_agg(x), '[]') from rowlock.fleet_rates(%(app)s::text) as x)::text"
-    " as rates",
+    " as rates,"
+    " (select coalesce(json_agg(x), '[]') from rowlock.fleet_limits(%(app)s::text) as x)::text"
+    " as limits",
     FleetRow,
 )
 

@@ -176,6 +176,13 @@ FLEET = (
         "For how long the first run that could go on has been due; 0 when none is.",
     ),
     Family(
+        "rowlock_queue_limit",
+        GAUGE,
+        ("app", "queue", "kind"),
+        "What limits a queue, where something does: concurrency, worker_concurrency, "
+        "rate_per_second, partition_concurrency, partition_rate_per_second.",
+    ),
+    Family(
         "rowlock_runs_open",
         GAUGE,
         ("app", "version"),

@@ -21,7 +21,7 @@ select a.id as audit_id, a.at, a.actor, a.application_name, a.operation, a.app, 
        a.before, a.after
   from rowlock.audit_entry as a;
 comment on view rowlock.audit is
-    'Who changed what, when, by cancel, resume, retry, rewind, fork, delete, reprioritise, reschedule, move, pause, unpause, set_limit, unset_limit, reset_limits, promote, retire, drain_worker, set_retention, drop_retention, create_schedule, update_schedule, delete_schedule, pause_schedule, resume_schedule, trigger_schedule, backfill, grant_app and revoke_app.';
+    'Who changed what, when, by cancel, resume, retry, rewind, fork, delete, reprioritise, reschedule, move, pause, unpause, set_limit, unset_limit, reset_limits, promote, retire, drain_worker, set_retention, drop_retention, create_schedule, update_schedule, unset_schedule, delete_schedule, pause_schedule, resume_schedule, trigger_schedule, backfill, grant_app and revoke_app.';
 comment on column rowlock.audit.audit_id is 'Its number.';
 comment on column rowlock.audit.at is 'When.';
 comment on column rowlock.audit.actor is 'The role that did it.';

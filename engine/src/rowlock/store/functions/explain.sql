@@ -391,8 +391,25 @@ declare
     v_status text;
     v_other  rowlock.run;
     v_here   bigint;
+    v_key    text;
 begin
     if p_task.state = 'scheduled' and p_task.started_at is null then
+        -- As take_debounce sees it: who has the key now, of those that can still be replaced.
+        select k.key into v_key
+          from rowlock.run as r
+          join rowlock.start_key as k on k.app = r.app and k.workflow = r.workflow and k.kind = 'debounce'
+                                     and k.key = r.debounce and k.run_id = r.id
+         where r.id = p_task.run_id and p_task.generation = 1;
+        if v_key is not null then
+            cause := 'debounced';
+            message := format('it was started with the debounce key %s, and is due at %s: a start with that key that '
+                              'comes before replaces its input, and may put it off again', rowlock.shown(v_key),
+                              rowlock.moment(p_task.due_at));
+            hint := 'Nothing: it begins when no more such starts come. rowlock.reschedule(…, now()) lets it begin at '
+                    'once.';
+            details := jsonb_build_object('due_at', p_task.due_at, 'debounce', v_key);
+            return;
+        end if;
         cause := 'not_due';
         message := format('it is not due until %s', rowlock.moment(p_task.due_at));
         hint := 'Nothing; rowlock.reschedule changes that.';
@@ -525,6 +542,14 @@ begin
         if v_why.cause is null then
             v_why := rowlock.why_asleep(v_task);
         end if;
+    end if;
+    if v_task.start_before is not null and v_task.started_at is null then
+        v_why.message := v_why.message || format(
+            case when v_task.start_before > clock_timestamp()
+                 then '; if it has not begun by %s, it fails'
+                 else '; it was to begin by %s, so it fails with the next round of a worker' end,
+            rowlock.moment(v_task.start_before));
+        v_why.details := v_why.details || jsonb_build_object('start_before', v_task.start_before);
     end if;
     return query select v_task.state, v_why.cause, v_why.message, v_why.hint, v_why.details;
 end $$;

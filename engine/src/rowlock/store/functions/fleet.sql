@@ -128,3 +128,22 @@ as $$
      where p_app is null or q.app = p_app
      order by q.app, q.name
 $$;
+
+-- fleet_limits: what limits queues, where something does. Rates are told for a second, whatever their period:
+-- so they can be drawn beside what is claimed.
+create or replace function rowlock.fleet_limits(p_app text default null)
+returns table (app text, queue text, kind text, value double precision)
+language sql stable set search_path = pg_catalog set jit = off
+as $$
+    select q.app, q.name, l.kind, l.value
+      from rowlock.queue as q
+     cross join lateral (values
+           ('concurrency', q.concurrency::double precision),
+           ('worker_concurrency', q.worker_concurrency::double precision),
+           ('rate_per_second', q.rate / extract(epoch from q.rate_period)::double precision),
+           ('partition_concurrency', q.partition_concurrency::double precision),
+           ('partition_rate_per_second',
+            q.partition_rate / extract(epoch from q.partition_rate_period)::double precision)) as l (kind, value)
+     where (p_app is null or q.app = p_app) and l.value is not null
+     order by q.app, q.name, l.kind
+$$;

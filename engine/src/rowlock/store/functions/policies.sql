@@ -18,6 +18,36 @@ as $$
      limit 1
 $$;
 
+-- check_retained: a name that no code has shown, and that no run has, is a slip of the pen: what the policy was
+-- to keep, or to remove, would not be.
+create or replace function rowlock.check_retained(p_app text, p_workflow text) returns void
+language plpgsql stable
+set search_path = pg_catalog
+as $$
+declare
+    v_first constant uuid := rowlock.id_at('-infinity');
+    v_last  constant uuid := rowlock.id_at('infinity');
+    v_known text[];
+begin
+    v_known := array(select w.name from rowlock.workflow as w where w.app = p_app order by 1);
+    if p_workflow = any (v_known)
+       or (p_workflow is null
+           and (v_known <> '{}' or exists (select from rowlock.queue as q where q.app = p_app)))
+       or exists (select from rowlock.newest_ended(array[p_app], p_workflow, null, null, v_first, v_last, 1))
+       or exists (select from rowlock.newest_unfinished(
+                                  array[p_app], p_workflow, null, null, null, v_first, v_last, 1)) then
+        return;
+    elsif p_workflow is null or v_known = '{}' then
+        raise exception 'there is no app %', rowlock.shown(p_app)
+            using errcode = 'RLN07',
+                  hint = 'Is the name right? An app is known once a worker or client of its code has begun. '
+                         'Nothing was changed.';
+    end if;
+    raise exception 'app % has no workflow %', p_app, rowlock.shown(p_workflow)
+        using errcode = 'RLN05',
+              hint = 'There are: ' || rowlock.in_words(v_known) || '. Nothing was changed.';
+end $$;
+
 create or replace function rowlock.set_retention(
     keep       interval,
     workflow   text     default null,
@@ -58,6 +88,7 @@ begin
     if set_retention.workflow is not null then
         perform rowlock.check_name('workflow', set_retention.workflow);
     end if;
+    perform rowlock.check_retained(v_app, set_retention.workflow);
     select p.* into v_before from rowlock.retention as p
      where p.app = v_app and p.workflow is not distinct from set_retention.workflow
        and p.outcome is not distinct from set_retention.outcome
@@ -82,7 +113,8 @@ begin
 end $$;
 comment on function rowlock.set_retention(interval, text, text, interval, boolean, text) is
 'Sets how long ended runs of an app are kept, counted from their end, and their keys: for a workflow, an
-outcome, both or all; the most specific policy counts. True when it was otherwise before.
+outcome, both or all; the most specific policy counts. An app or workflow that nobody knows is refused.
+True when it was otherwise before.
 
 keep: how long; null: for ever.
 workflow: of which workflow; default: of every one that has no policy of its own.

@@ -305,24 +305,12 @@ begin
     v_new.catch_up_window := coalesce(update_schedule.catch_up_window, v_old.catch_up_window);
     v_new.start_at := coalesce(update_schedule.start_at - v_passed, v_old.start_at);
     v_new.end_at := coalesce(update_schedule.end_at - v_passed, v_old.end_at);
-    perform rowlock.check_schedule(v_new);
-    if v_new is not distinct from v_old then
-        return false;
-    end if;
-    if v_new.declared is not null then
-        v_new.set_at := clock_timestamp();
-        v_new.set_by := rowlock.invoker();
-    end if;
-    perform rowlock.write_schedule(v_new, v_old);
-    perform rowlock.note_audit('update_schedule', v_app, null, 'schedule ' || v_new.name,
-                               rowlock.schedule_facts(v_old),
-                               rowlock.schedule_facts(v_new) || case when v_new.input <> v_old.input
-                                   then '{"input": "another"}' else '{}' end::jsonb);
-    return true;
+    return rowlock.change_schedule('update_schedule', v_new, v_old);
 end $$;
 comment on function rowlock.update_schedule(text, text, text, interval, text, jsonb, text, text, integer, interval, text, text, interval, timestamptz, timestamptz, text) is
-'Changes a schedule; what is not given stays. With another timing it ticks anew from now on. One that
-code declares stays as changed until its declaration changes. True when that made a difference.
+'Changes a schedule; what is not given stays, and unset_schedule takes it away. With another timing it ticks
+anew from now on. One that code declares stays as changed until its declaration changes. True when that
+made a difference.
 
 name: which schedule.
 workflow: another workflow; default: the same.
@@ -340,6 +328,68 @@ catch_up_window: another window; default: the same.
 start_at: another begin; default: the same.
 end_at: another end; default: the same.
 app: which app; default: the one there is, if there is one.';
+
+create or replace function rowlock.unset_schedule(name text, field text, app text default null) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+#variable_conflict use_column
+declare
+    v_app text := rowlock.resolve_app(unset_schedule.app);
+    v_old rowlock.schedule;
+    v_new rowlock.schedule;
+begin
+    perform rowlock.check_name('name of the schedule', unset_schedule.name);
+    if unset_schedule.field is null or unset_schedule.field not in (
+          'tick_argument', 'queue', 'priority', 'jitter', 'catch_up_window', 'start_at', 'end_at') then
+        raise exception 'a schedule has no field % that can be taken away', rowlock.shown(unset_schedule.field)
+            using errcode = 'RLV02',
+                  hint = 'There are tick_argument, queue, priority, jitter, catch_up_window, start_at and end_at. '
+                         'Nothing was changed.';
+    end if;
+    v_old := rowlock.schedule_of(v_app, unset_schedule.name);
+    v_new := v_old;
+    case unset_schedule.field
+        when 'tick_argument' then v_new.tick_argument := null;
+        when 'queue' then v_new.queue := null;
+        when 'priority' then v_new.priority := null;
+        when 'jitter' then v_new.jitter := '0';
+        when 'catch_up_window' then v_new.catch_up_window := null;
+        when 'start_at' then v_new.start_at := null;
+        when 'end_at' then v_new.end_at := null;
+    end case;
+    return rowlock.change_schedule('unset_schedule', v_new, v_old);
+end $$;
+comment on function rowlock.unset_schedule(text, text, text) is
+'Takes a field of a schedule away, so that it is as if it had never been given. One that code declares
+stays as changed until its declaration changes. True when there was one.
+
+name: which schedule.
+field: which field: tick_argument, queue, priority, jitter, catch_up_window, start_at or end_at.
+app: which app; default: the one there is, if there is one.';
+
+-- change_schedule: what update_schedule and unset_schedule have in common; the row is held.
+create or replace function rowlock.change_schedule(
+    p_what text, p_new rowlock.schedule, p_old rowlock.schedule) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+begin
+    perform rowlock.check_schedule(p_new);
+    if p_new is not distinct from p_old then
+        return false;
+    end if;
+    if p_new.declared is not null then
+        p_new.set_at := clock_timestamp();
+        p_new.set_by := rowlock.invoker();
+    end if;
+    perform rowlock.write_schedule(p_new, p_old);
+    perform rowlock.note_audit(p_what, p_new.app, null, 'schedule ' || p_new.name,
+                               rowlock.schedule_facts(p_old),
+                               rowlock.schedule_facts(p_new) || case when p_new.input <> p_old.input
+                                   then '{"input": "another"}' else '{}' end::jsonb);
+    return true;
+end $$;
 
 -- write_schedule: another definition, of a row that is held. With another timing what is past is past: the
 -- new expression has no ticks before the change.

@@ -73,6 +73,15 @@ as $$
                     'default')
 $$;
 
+-- is_span: whether that can be added to any time that counts, and be read by everybody.
+create or replace function rowlock.is_span(p_span interval) returns boolean
+language sql immutable
+return p_span between interval '-1000 years' and interval '1000 years';
+
+create or replace function rowlock.is_moment(p_at timestamptz) returns boolean
+language sql immutable
+return p_at >= timestamptz '0001-01-02 00:00Z' and p_at < timestamptz '9000-01-01 00:00Z';
+
 -- start_fault: what is wrong with the rarer options of a start, those that are no run of all plain ones.
 create or replace function rowlock.start_fault(p_start jsonb, p_due_at timestamptz) returns text
 language plpgsql stable
@@ -92,6 +101,8 @@ begin
     end loop;
     if not rowlock.reads_as(p_start -> 'start_before', 'timestamptz') then
         return 'has a start_before that is not a time, such as "2030-01-31T12:00:00Z"';
+    elsif not rowlock.is_moment((p_start ->> 'start_before')::timestamptz) then
+        return format('has a start_before of %s, which is no time before the year 9000', p_start ->> 'start_before');
     elsif (p_start ->> 'start_before')::timestamptz <= p_due_at then
         return 'has a start_before that comes before it may begin';
     elsif p_start ->> 'on_duplicate' not in ('existing', 'reject', 'replace') then
@@ -103,6 +114,8 @@ begin
         if not rowlock.reads_as(p_start -> v_name, 'interval')
            or (p_start ->> v_name)::interval <= interval '0' then
             return format('has a %s that is not a duration above 0', v_name);
+        elsif not rowlock.is_span((p_start ->> v_name)::interval) then
+            return format('has a %s of %s, but it must not be longer than 1000 years', v_name, p_start ->> v_name);
         elsif p_start ->> v_name is not null and p_start ->> 'debounce' is null then
             return format('has %s without debounce', v_name);
         end if;
@@ -142,6 +155,9 @@ declare
     v_used   text[];
     v_known  text[] := '{}';  -- used ones
     v_known_ids uuid[] := '{}';
+    v_fields constant text[] := '{workflow,input,key,queue,priority,delay,start_at,attributes,trace_context,deadline,
+        partition,start_before,dedup,on_duplicate,debounce,quiet,most,
+        parent_id,parent_generation,parent_place,detached}';
     v_singles    bigint[] := '{}';  -- which have a key of dedup or debounce
     v_single_ids uuid[] := '{}';
     v_queue  text;
@@ -157,6 +173,9 @@ begin
       from (
         select e.n,
                case when jsonb_typeof(e.v) <> 'object' then 'is not an object'
+                    when e.v - v_fields <> '{}'
+                        then format('has a field %s, which no start has',
+                                    rowlock.shown((select min(k) from jsonb_object_keys(e.v - v_fields) as k)))
                     when jsonb_typeof(e.v -> 'workflow') is distinct from 'string' or e.v ->> 'workflow' = ''
                         then 'names no workflow'
                     when length(e.v ->> 'workflow') > 200 then 'has a workflow name longer than 200 characters'
@@ -171,16 +190,27 @@ begin
                         then 'has a trace_context that is not a JSON object'
                     when jsonb_typeof(e.v -> 'priority') not in ('number', 'null')
                          or (jsonb_typeof(e.v -> 'priority') = 'number'
-                             and (e.v -> 'priority')::numeric not between 0 and 100)
-                        then 'has a priority that is not between 0 (first) and 100 (last)'
+                             and ((e.v -> 'priority')::numeric not between 0 and 100
+                                  or (e.v -> 'priority')::numeric % 1 <> 0))
+                        then format('has a priority of %s, but it must be a whole number between 0 (first) and 100 (last)',
+                                    rowlock.shown(e.v ->> 'priority'))
                     when e.v ->> 'deadline' is not null and not rowlock.reads_as(e.v -> 'deadline', 'interval')
                         then 'has a deadline that is not a duration above 0'
                     when (e.v ->> 'deadline')::interval <= interval '0'
                         then 'has a deadline that is not a duration above 0'
+                    when not rowlock.is_span((e.v ->> 'deadline')::interval)
+                        then format('has a deadline of %s, but it must not be longer than 1000 years',
+                                    rowlock.shown(e.v ->> 'deadline'))
                     when e.v ->> 'delay' is not null and not rowlock.reads_as(e.v -> 'delay', 'interval')
                         then 'has a delay that is not a duration, such as "1 hour"'
+                    when not rowlock.is_span((e.v ->> 'delay')::interval)
+                        then format('has a delay of %s, but it must not be longer than 1000 years',
+                                    rowlock.shown(e.v ->> 'delay'))
                     when e.v ->> 'start_at' is not null and not rowlock.reads_as(e.v -> 'start_at', 'timestamptz')
                         then 'has a start_at that is not a time, such as "2030-01-31T12:00:00Z"'
+                    when not rowlock.is_moment((e.v ->> 'start_at')::timestamptz)
+                        then format('has a start_at of %s, which is no time before the year 9000',
+                                    rowlock.shown(e.v ->> 'start_at'))
                     when jsonb_typeof(e.v -> 'queue') not in ('string', 'null')
                         then 'has a queue that is not a text'
                     when jsonb_typeof(e.v -> 'detached') not in ('boolean', 'null')
@@ -342,7 +372,7 @@ comment on function rowlock.start_many(jsonb, text) is
 
 runs: a JSON array of objects with "workflow" and, as with start, "input", "key", "queue", "priority",
     "delay" or "start_at", "attributes", "trace_context", "deadline", "partition", "start_before",
-    "dedup" with "on_duplicate", or "debounce" with "quiet" and "most".
+    "dedup" with "on_duplicate", or "debounce" with "quiet" and "most". No other fields.
 app: which app; default: the one there is, if there is one.';
 
 -- start_entry: one object of start_many that has been found good.
@@ -426,7 +456,8 @@ as $$
 declare
     v_app      text := rowlock.resolve_app(start.app);
     v_now      timestamptz := clock_timestamp();
-    v_due_at   timestamptz := coalesce(start.start_at, v_now + start.delay, v_now);
+    v_due_at   timestamptz := coalesce(
+        start.start_at, case when rowlock.is_span(start.delay) then v_now + start.delay end, v_now);
     v_id       uuid;
     v_new      uuid;
     v_queue    text;
@@ -453,6 +484,8 @@ begin
        or jsonb_typeof(v_input) <> 'object' or start.key = '' or octet_length(start.key) > 1000
        or jsonb_typeof(start.attributes) <> 'object' or jsonb_typeof(start.trace_context) <> 'object'
        or start.priority not between 0 and 100 or start.deadline <= interval '0'
+       or not rowlock.is_span(start.delay) or not rowlock.is_span(start.deadline)
+       or not rowlock.is_moment(start.start_at)
        or (start.delay is not null and start.start_at is not null)
        or (start.queue is not null and not exists (
              select from rowlock.queue as q where q.app = v_app and q.name = start.queue)) then
@@ -529,7 +562,7 @@ key: an idempotency key, of up to 1,000 bytes: a key that the app has used gives
 queue: where it waits; default: the workflow''s queue.
 app: which app; default: the one there is, if there is one.
 priority: 0 (first) to 100 (last); default: 50.
-delay: how long it waits before it may begin; default: not at all.
+delay: how long it waits before it may begin, up to 1,000 years; default: not at all.
 start_at: when it may begin, instead of a delay; default: now.
 attributes: what it shall be found by, as a JSON object; default: nothing.
 trace_context: the W3C trace it belongs to, {"traceparent": "…"}; default: it begins one.

@@ -24,6 +24,7 @@ as $$
         ('declare_queues',            '{client,worker,admin}',        false),
         ('create_schedule',           '{client,admin}',               false),
         ('update_schedule',           '{client,admin}',               false),
+        ('unset_schedule',            '{client,admin}',               false),
         ('delete_schedule',           '{client,admin}',               false),
         ('trigger_schedule',          '{client,admin}',               false),
         -- what people do who watch over them
@@ -84,6 +85,7 @@ as $$
         ('listen',                    '{client,worker,reader,admin}', false),
         ('unlisten',                  '{client,worker,reader,admin}', false),
         ('explain',                   '{client,worker,reader,admin}', false),
+        ('explain_schedule',          '{client,worker,reader,admin}', false),
         -- looking
         ('get_event',                 '{client,worker,reader,admin}', true),
         ('current_version',           '{client,worker,reader,admin}', true),
@@ -108,6 +110,7 @@ as $$
         ('fleet_workers',             '{reader,admin}',               true),
         ('fleet_versions',            '{reader,admin}',               true),
         ('fleet_rates',               '{reader,admin}',               true),
+        ('fleet_limits',              '{reader,admin}',               true),
         ('oldest_waits',              '{reader,admin}',               true)
       ) as x (name, roles, reads)
 $$;
