@@ -336,7 +336,8 @@ _BATCH = (
 JOURNAL = Statement("journal", f"select * from rowlock.journal({_BATCH})", Answer)  # noqa: S608
 JOURNAL_AND_CLAIM = Statement(
     "journal_and_claim",
-    f"select * from rowlock.journal_and_claim({_BATCH}, %(app)s, %(version)s)",  # noqa: S608
+    f"select * from rowlock.journal_and_claim({_BATCH}, %(app)s, %(version)s,"  # noqa: S608
+    " %(memory)s::jsonb)",
     Answer,
 )
 """The same, and as many runs as it lets go of limited ones (functions/hand_over.sql)."""

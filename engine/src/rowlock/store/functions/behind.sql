@@ -7,15 +7,85 @@
 --
 --   looked   when a claim last looked at all there is, which is a full look
 --   due      when the next full look is due: ten times as long after it as it took
---   behind   for each queue that gave something, by priority: the last (due_at, run_id) that was taken;
+--   behind   for each queue that gave something, by priority: the last (due_at, run_id) that was taken since;
 --            null for a queue with a rate, ageing or partitions, or of which nothing is known yet: it is
 --            looked at as ever
 --
 -- Until the full look is due, claims look only at these queues and priorities, and only behind those bounds.
 -- Bounds hide work, so they are no truth: what was committed late with an old due_at, another priority, another
 -- queue, a partition, another version's runs, what somebody handed back: all this is for the full look. It is
--- found ten looks later, and never lost. Once a full look is quick again there is no memory, nor is there one
--- in a database where nobody pins xmin. Nothing is exact by it: who counts for a limit counts all.
+-- found ten looks later, and never lost: a full look begins with no bounds, so where it could take nothing
+-- (no room, the gate was busy) the next look goes from the head again. Once a full look is quick there is no
+-- memory, nor is there one in a database where nobody pins xmin. Nothing is exact by it: who counts for a limit
+-- counts all (limits.sql). Places that are handed over have a memory of their own for each queue.
+
+-- recall: what a memory says at a time. For a full look only the names of queues and priorities are left.
+create or replace function rowlock.recall(
+    p_app text, p_memory jsonb, p_at timestamptz, out bounded boolean, out behind jsonb)
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+begin
+    behind := coalesce(p_memory -> 'behind', '{}');
+    -- A full look, too, where the clock went back; and where a pause has runs set aside.
+    bounded := coalesce(p_at >= (p_memory ->> 'looked')::timestamptz
+                        and p_at < (p_memory ->> 'due')::timestamptz, false)
+               and not exists (select from rowlock.pause as p
+                                where p.app = p_app and p.lifted_at is null and p.workflow is not null);
+    if not bounded then
+        behind := coalesce((
+            select jsonb_object_agg(q.key, (
+                       select jsonb_object_agg(
+                                  k, jsonb_build_array('-infinity', '00000000-0000-0000-0000-000000000000'))
+                         from jsonb_object_keys(q.value) as k))
+              from jsonb_each(behind) as q where q.value <> 'null'), '{}');
+    end if;
+end $$;
+
+-- note_look: a look at a queue, before it is known what may be taken there.
+create or replace function rowlock.note_look(
+    p_behind jsonb, p_queue text, p_bounds jsonb, p_found boolean, p_at timestamptz) returns jsonb
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+begin
+    if not p_found then
+        p_bounds := rowlock.bounds_behind(p_bounds, '{}', true, p_at);
+    end if;
+    if p_found or p_bounds is not null or p_behind ? p_queue then
+        return p_behind || jsonb_build_object(p_queue, p_bounds);
+    end if;
+    return p_behind;
+end $$;
+
+-- note_taken: these runs of a queue were taken. p_is_all: there were no more.
+create or replace function rowlock.note_taken(
+    p_behind jsonb, p_queue text, p_bounds jsonb, p_ids uuid[], p_is_all boolean, p_at timestamptz) returns jsonb
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+begin
+    return p_behind || jsonb_build_object(
+        p_queue, rowlock.bounds_behind(coalesce(p_bounds, '{}'), p_ids, p_is_all, p_at));
+end $$;
+
+-- memory_of: of a full look that walked far. What the first of them took nobody noted: the next is one again.
+create or replace function rowlock.memory_of(p_behind jsonb, p_began timestamptz) returns jsonb
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+declare
+    most_queues constant integer := 64;  -- more are not worth it
+    v_now       timestamptz := clock_timestamp();
+begin
+    if (select count(*) from jsonb_object_keys(p_behind)) > most_queues then
+        return null;
+    end if;
+    return jsonb_build_object(
+        'looked', v_now,
+        'due', v_now + case when p_behind is null then 0 else 10 end * (v_now - p_began),
+        'behind', coalesce(p_behind, '{}'));
+end $$;
 
 -- is_behind: whether there is anything behind the bounds, without a lock.
 create or replace function rowlock.is_behind(p_app text, p_queue text, p_fits text[], p_bounds jsonb)
@@ -84,16 +154,17 @@ begin
 end $$;
 
 -- bounds_behind: the bounds of a queue after these runs were taken. p_is_all: no more were found. Then, and
--- for priorities before the last, nothing is left up to p_until: a moment ago, since a start that is about to
--- commit has a due_at of its beginning. Null: nothing is known.
+-- for priorities before the last, nothing is left up to a moment ago: not up to now, since a start that is about
+-- to commit has a due_at of its beginning. Null: nothing is known.
 create or replace function rowlock.bounds_behind(
-    p_bounds jsonb, p_ids uuid[], p_is_all boolean, p_until timestamptz) returns jsonb
+    p_bounds jsonb, p_ids uuid[], p_is_all boolean, p_at timestamptz) returns jsonb
 language plpgsql volatile
 set search_path = pg_catalog
 as $$
 declare
-    v_last  record;
-    v_until jsonb := jsonb_build_array(p_until, '00000000-0000-0000-0000-000000000000');
+    v_last   record;
+    v_moment timestamptz := p_at - interval '0.2 s';
+    v_until  jsonb := jsonb_build_array(v_moment, '00000000-0000-0000-0000-000000000000');
 begin
     select t.priority, t.due_at, t.run_id into v_last
       from rowlock.task as t
@@ -103,7 +174,7 @@ begin
     return (select jsonb_object_agg(b.priority, case
                        when p_is_all or b.priority < v_last.priority then v_until
                        when v_last.priority is null or b.priority > v_last.priority then p_bounds -> b.priority::text
-                       when v_last.due_at < p_until then jsonb_build_array(v_last.due_at, v_last.run_id)
+                       when v_last.due_at < v_moment then jsonb_build_array(v_last.due_at, v_last.run_id)
                        else v_until end)
               from (select k::smallint as priority from jsonb_object_keys(p_bounds) as k
                     union

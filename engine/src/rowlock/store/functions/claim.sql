@@ -43,12 +43,13 @@ as $$
 $$;
 
 -- claim_next: see above. p_after: the queue that the last call came to. Its last row may be no run, but says
--- when to come again sooner than to poll (again_in, in seconds; 0: another claim was at it), and p_after and
--- p_memory of the next call (null: from the first; nothing to remember, see behind.sql). p_handed: the caller's transaction has let go of as many runs of this
--- one queue, and hands their places over (hand_over.sql).
+-- when to come again sooner than to poll (again_in, in seconds; 0: another claim was at it), p_after of the
+-- next call (null: from the first), and its p_memory (null: there is nothing to remember, see behind.sql).
+-- p_handed: the caller's transaction has let go of as many runs of this one queue, which were claimed at this
+-- time or before, and hands their places over (hand_over.sql).
 create or replace function rowlock.claim_next(
     p_worker bigint, p_app text, p_version text, p_queues text[], p_after text, p_want integer,
-    p_listening boolean, p_handed boolean default false, p_memory text default null)
+    p_listening boolean, p_handed timestamptz default null, p_memory text default null)
 returns table (
     run_id uuid, epoch integer, generation integer, created_at timestamptz, workflow text, queue text,
     version text, key text, takeovers smallint, input text, attributes text, trace_context text,
@@ -63,8 +64,7 @@ as $$
 declare
     a_batch   constant integer := 32;    -- queues that one claim serves, when there are more
     most_idle constant integer := 1024;  -- queues that it looks at when none gives anything
-    a_walk    constant integer := 2000;  -- entries of the index that a look may walk past for nothing
-    most_kept constant integer := 64;    -- queues that are worth remembering
+    a_walk    constant integer := 2000;  -- entries of the index that it may walk past for nothing
     v_wanted  integer := p_want;
     v_from    text := coalesce(p_after, '');
     v_wrapped boolean := coalesce(p_after, '') = '';
@@ -86,13 +86,12 @@ declare
     v_after   text;
     v_began   timestamptz := clock_timestamp();
     v_walked  bigint := pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass);
-    v_memory  jsonb;
-    v_noting  boolean := false;  -- whether to remember what is taken
     v_bounded boolean := false;  -- whether this look is no full one
-    v_behind  jsonb := '{}';
+    v_behind  jsonb;             -- what is remembered, if anything is: see behind.sql
     v_bounds  jsonb;
+    v_look    jsonb;             -- the bounds behind which this look at a queue begins; null: at its head
     v_plain   boolean;
-    v_until   timestamptz;
+    v_least   timestamptz;       -- no claim of a limited queue is earlier (limits.sql)
     v_paused_app       boolean;
     v_paused_queues    text[] := '{}';
     v_paused_workflows text[] := '{}';
@@ -108,22 +107,15 @@ begin
     end if;
 
     if p_memory is not null then
-        v_memory := p_memory::jsonb;
-        v_noting := true;
-        v_behind := coalesce(v_memory -> 'behind', '{}');
-        v_until := v_began - interval '0.2 s';
-        -- A full look, too, where the clock went back; and where a pause has runs set aside.
-        v_bounded := coalesce(v_began >= (v_memory ->> 'looked')::timestamptz
-                              and v_began < (v_memory ->> 'due')::timestamptz, false)
-                     and not exists (select from rowlock.pause as p
-                                      where p.app = p_app and p.lifted_at is null and p.workflow is not null);
+        select r.bounded, r.behind into v_bounded, v_behind
+          from rowlock.recall(p_app, p_memory::jsonb, v_began) as r;
     end if;
     if v_bounded then
         v_batch := array(select k from jsonb_object_keys(v_behind) as k
                           where p_queues is null or k = any (p_queues));
     else
         v_batch := coalesce(p_queues, rowlock.ready_queues(p_app, v_from, a_batch));
-        if v_batch = '{}' and v_wrapped and not v_noting
+        if v_batch = '{}' and v_wrapped and v_behind is null
            and pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass) - v_walked <= a_walk then
             return;
         end if;
@@ -161,7 +153,7 @@ begin
             continue when v_queue = any (v_paused_queues);
             v_bounds := nullif(v_behind -> v_queue, 'null');
             -- A probe a version: as a semi-join it reads the whole queue of a version that is not ours. The
-            -- last of the index says whether any is in a partition.
+            -- last of the index says whether any is in a partition; behind bounds there is none.
             select q.limited, q.rate is null and q.ageing is null and not q.partitions,
                    case when v_bounded and v_bounds is not null and q.rate is null and q.ageing is null
                              and not q.partitions
@@ -178,19 +170,13 @@ begin
               into v_limited, v_plain, v_parted
               from rowlock.queue as q where q.app = p_app and q.name = v_queue;
             v_alone := v_limited or v_parted;
-            if v_noting then
-                if v_parted or not v_plain then
-                    v_bounds := null;
-                end if;
-                if v_parted is null and v_bounds is not null then
-                    v_bounds := rowlock.bounds_behind(v_bounds, '{}', true, v_until);
-                end if;
-                -- Of one that is limited nothing is known before there was room.
-                v_behind := v_behind - v_queue || case when v_bounds is not null or v_alone and v_parted is not null
-                                                       then jsonb_build_object(v_queue, v_bounds) else '{}' end;
+            if v_behind is not null then
+                v_bounds := case when v_plain and v_parted is not true then v_bounds end;
+                v_behind := rowlock.note_look(v_behind, v_queue, v_bounds, v_parted is not null, v_began);
+                v_look := case when v_bounded then v_bounds end;
             end if;
             continue when v_parted is null;
-            continue when p_handed and (v_parted or v_paused_workflows <> '{}'
+            continue when p_handed is not null and (not v_limited or v_parted or v_paused_workflows <> '{}'
                                         or not rowlock.may_hand_over(p_app, v_queue, v_fits));
             if v_limited then
                 v_room := rowlock.room(p_app, v_queue, v_fits, p_worker, p_want);
@@ -206,10 +192,13 @@ begin
             if not found then
                 return;
             end if;
-            if p_handed then
+            if p_handed is not null then
                 v_ids := (rowlock.pick(p_app, v_queue, '', v_fits, '{}', (
                               select q.ageing from rowlock.queue as q where q.app = p_app and q.name = v_queue),
-                              v_room.room, v_room.room, '{}')).ids;
+                              v_room.room, v_room.room, '{}', v_look)).ids;
+                v_is_all := cardinality(v_ids) < v_room.room;
+                v_least := greatest(p_handed, (
+                    select g.oldest from rowlock.queue_gate as g where g.app = p_app and g.name = v_queue));
             else
                 if v_alone then
                     select g.* into v_gate from rowlock.queue_gate as g
@@ -230,32 +219,28 @@ begin
                     continue;
                 end if;
 
+                v_least := case when v_alone then v_gate.oldest end;
                 if v_alone then
-                    select x.ids, x.at, x.again_in, x.is_all into v_ids, v_at, v_soon, v_is_all
+                    select x.ids, x.at, x.again_in, x.is_all
+                      into v_ids, v_at, v_soon, v_is_all
                       from rowlock.pick_limited(p_app, v_queue, v_parted, v_gate, v_fits, p_worker,
-                                                 v_paused_workflows, p_want,
-                                                 case when v_bounded then v_bounds end) as x;
+                                                 v_paused_workflows, p_want, v_look) as x;
                     v_again := least(v_again, v_soon);
                 else
                     v_at := null;
                     v_ids := null;
-                    if v_noting then
+                    if v_behind is not null then
                         -- Limited meanwhile: as below.
                         continue when (select q.limited from rowlock.queue as q
                                         where q.app = p_app and q.name = v_queue);
-                        if v_bounded and v_bounds is not null then
-                            v_ids := rowlock.pick_behind(p_app, v_queue, v_fits, v_bounds, p_want);
-                        else
-                            v_ids := (rowlock.pick(p_app, v_queue, '', v_fits, v_paused_workflows, null,
-                                                   p_want, p_want, '{}')).ids;
-                        end if;
+                        v_ids := (rowlock.pick(p_app, v_queue, '', v_fits, v_paused_workflows, null, p_want,
+                                               p_want, '{}', v_look)).ids;
                         v_is_all := cardinality(v_ids) < p_want;
                     end if;
                 end if;
-                if v_noting and v_plain and not v_parted and (v_ids <> '{}' or v_bounds is not null) then
-                    v_behind := v_behind || jsonb_build_object(v_queue, rowlock.bounds_behind(
-                                                coalesce(v_bounds, '{}'), v_ids, v_is_all, v_until));
-                end if;
+            end if;
+            if v_behind is not null and v_plain and not v_parted then
+                v_behind := rowlock.note_taken(v_behind, v_queue, v_bounds, v_ids, v_is_all, v_began);
             end if;
             continue when v_ids = '{}';
 
@@ -263,7 +248,7 @@ begin
             with claimed as (
                 update rowlock.task as t
                    set state = 'running', epoch = t.epoch + 1, worker_id = p_worker,
-                       claimed_at = clock_timestamp(),
+                       claimed_at = greatest(clock_timestamp(), v_least),
                        started_at = coalesce(t.started_at, v_at, clock_timestamp()),
                        limited = t.limited or v_alone,
                        version = case when t.version = '' then p_version else t.version end
@@ -285,16 +270,16 @@ begin
                                              where q.app = p_app and q.name = v_queue and q.limited)
                           order by c.priority, c.due_at, c.run_id
                           limit p_want)))
-                returning t.run_id, t.epoch, t.generation, t.version, t.takeovers, t.claimed_at, t.due_at,
-                          t.started_at, t.queue)
+                returning t.run_id, t.epoch, t.generation, t.version, t.takeovers, t.due_at, t.started_at,
+                          t.queue, clock_timestamp() as at)
             select c.run_id, c.epoch, c.generation, r.created_at, r.workflow, c.queue, c.version, r.key,
                    c.takeovers,
                    case when c.generation = 1 then r.input else g.input end::text,
                    r.attributes::text, r.trace_context::text,
-                   extract(epoch from c.claimed_at - c.due_at)::double precision, c.started_at,
-                   extract(epoch from c.claimed_at - c.started_at)::double precision,
+                   extract(epoch from c.at - c.due_at)::double precision, c.started_at,
+                   extract(epoch from c.at - c.started_at)::double precision,
                    extract(epoch from case when c.generation = 1 then r.deadline_at else g.deadline_at end
-                                      - c.claimed_at)::double precision,
+                                      - c.at)::double precision,
                    r.child_index is not null,
                    q.request, v_limited, null::double precision, null::text, null::text
               from claimed as c
@@ -322,16 +307,11 @@ begin
         exit when v_batch = '{}';
     end loop;
     if v_bounded then
-        memory := (v_memory || jsonb_build_object('behind', v_behind))::text;
-        v_again := least(v_again, extract(epoch from (v_memory ->> 'due')::timestamptz - v_began));
+        memory := (p_memory::jsonb || jsonb_build_object('behind', v_behind))::text;
+        v_again := least(v_again, extract(epoch from (p_memory::jsonb ->> 'due')::timestamptz - v_began));
     elsif pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass) - v_walked
-              > a_walk + 10 * (v_wanted - p_want)
-          and not p_handed and (select count(*) from jsonb_object_keys(v_behind)) <= most_kept then
-        -- What the first of them took nobody noted: the next one looks at all there is again.
-        memory := jsonb_build_object(
-            'looked', clock_timestamp(),
-            'due', clock_timestamp() + case when v_noting then 10 else 0 end * (clock_timestamp() - v_began),
-            'behind', v_behind)::text;
+              > a_walk + 10 * (v_wanted - p_want) then
+        memory := rowlock.memory_of(v_behind, v_began)::text;
     end if;
     if v_again is not null or v_after is not null or memory is not null then
         again_in := case when p_want > 0 then v_again end;
