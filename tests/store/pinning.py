@@ -42,6 +42,16 @@ def told(memory: str | None) -> dict[str, Any]:
     return dict(json.loads(memory))
 
 
+def told_of(places: str | None, queue: str = "default") -> str | None:
+    """What the next hand-over in a queue is to be told: its part of what the last one said."""
+    return None if places is None else json.loads(places).get(queue)
+
+
+def of_places(memory: str | None, queue: str = "default") -> str:
+    """The same, as it is said again."""
+    return json.dumps({queue: memory})
+
+
 def due(memory: str | None) -> str:
     """The same, as if the time of the next full look had come."""
     return json.dumps(told(memory) | {"due": LONG_AGO})

@@ -105,6 +105,8 @@ def upkeep(world: World, chance: random.Random, over: threading.Event) -> None:
                 " where id = (select min(id) from rowlock.worker)"
             )
         session.tend()
+        # As who has counted and walked far.
+        session.run("select rowlock.move_oldest(%s, 'default', null)", APP)
         session.run(
             "update rowlock.task set state = 'ready' where run_id = any (array("
             " select run_id from rowlock.task where state = 'waiting' for update skip locked))"

@@ -26,9 +26,9 @@
 -- they would cost each of these calls as well.
 
 -- running: how many runs of a queue, or of one of its partitions, hold a claim; more than p_most need not be
--- exact. p_all: not all of them are marked. p_oldest: queue_gate.oldest, or less.
+-- exact. p_all: not all of them are marked. p_oldest: queue_gate.oldest.
 create or replace function rowlock.running(
-    p_app text, p_queue text, p_partition text, p_most integer, p_all boolean, p_oldest timestamptz default '-infinity')
+    p_app text, p_queue text, p_partition text, p_most integer, p_all boolean, p_oldest timestamptz default null)
 returns integer
 language plpgsql volatile
 set search_path = pg_catalog
@@ -42,7 +42,7 @@ begin
         return (select count(*)
                   from ((select from rowlock.task as t
                           where t.app = p_app and t.queue = p_queue and coalesce(t.partition, '') = ''
-                            and t.claimed_at >= p_oldest and t.state = 'running' and t.limited
+                            and t.claimed_at >= coalesce(p_oldest, '-infinity') and t.state = 'running' and t.limited
                           limit p_most)
                         union all
                         (select from rowlock.task as t
@@ -66,7 +66,11 @@ as $$
 declare
     v_from timestamptz;
 begin
-    -- Where the oldest still runs, the gate would be taken for nothing.
+    -- The gate would be taken for nothing where the oldest still runs; and ten times a second is enough where
+    -- a walk is long for other reasons, such as what is dead in partitions.
+    if p_seen between clock_timestamp() - interval '0.1 s' and clock_timestamp() then
+        return;
+    end if;
     perform 1 from rowlock.task as t
       where t.app = p_app and t.queue = p_queue and coalesce(t.partition, '') = ''
         and t.claimed_at = p_seen and t.state = 'running' and t.limited
@@ -84,7 +88,7 @@ begin
        set oldest = greatest(v_from, coalesce((
                select t.claimed_at from rowlock.task as t
                 where t.app = p_app and t.queue = p_queue and coalesce(t.partition, '') = ''
-                  and t.claimed_at >= v_from and t.state = 'running' and t.limited
+                  and t.claimed_at >= coalesce(v_from, '-infinity') and t.state = 'running' and t.limited
                 order by t.app, t.queue, coalesce(t.partition, ''), t.claimed_at limit 1), clock_timestamp()))
      where g.app = p_app and g.name = p_queue;
 end $$;
@@ -109,7 +113,7 @@ begin
     if found then
         return true;
     end if;
-    update rowlock.queue_gate as g set marked = p_revision, oldest = '-infinity' where g.app = p_app and g.name = p_queue;
+    update rowlock.queue_gate as g set marked = p_revision, oldest = null where g.app = p_app and g.name = p_queue;
     return false;
 end $$;
 
@@ -138,18 +142,19 @@ begin
 end $$;
 
 -- room: how many runs may be claimed from a queue by this worker, and how many of them for the first time.
--- again_in: when the rate gives the next, if nothing else is in the way.
+-- again_in: when the rate gives the next, if nothing else is in the way. counted: how many run.
 create or replace function rowlock.room(
     p_set rowlock.queue, p_fits text[], p_worker bigint, p_want integer, p_at timestamptz, p_all boolean,
-    p_oldest timestamptz, out room integer, out fresh integer, out again_in double precision)
+    p_oldest timestamptz, out room integer, out fresh integer, out again_in double precision, out counted integer)
 language plpgsql volatile
 set search_path = pg_catalog
 as $$
 begin
     room := p_want;
+    counted := 0;
     if p_set.concurrency is not null then
-        room := least(room, p_set.concurrency
-                            - rowlock.running(p_set.app, p_set.name, null, p_set.concurrency, p_all, p_oldest));
+        counted := rowlock.running(p_set.app, p_set.name, null, p_set.concurrency, p_all, p_oldest);
+        room := least(room, p_set.concurrency - counted);
     end if;
     if p_set.worker_concurrency is not null and room > 0 then
         room := least(room, p_set.worker_concurrency - (
@@ -176,7 +181,7 @@ language plpgsql volatile
 set search_path = pg_catalog
 as $$
 declare
-    a_walk   constant bigint := 1000;  -- entries of the index that a count may walk past for nothing
+    a_walk   constant integer := 1000;  -- entries of the index that a count may walk past for nothing
     v_at     timestamptz := clock_timestamp();
     v_walked bigint := pg_stat_get_xact_tuples_returned('rowlock.task_limited'::regclass);
     v_oldest timestamptz;
@@ -188,7 +193,7 @@ begin
     v_oldest := (select g.oldest from rowlock.queue_gate as g where g.app = p_app and g.name = p_queue);
     v_room := rowlock.room(v_set, p_fits, p_worker, p_want, v_at, false, v_oldest);
     if pg_stat_get_xact_tuples_returned('rowlock.task_limited'::regclass) - v_walked
-           > a_walk + v_set.concurrency then
+           > a_walk + v_room.counted then
         perform rowlock.move_oldest(p_app, p_queue, v_oldest);
     end if;
     room := v_room.room;
@@ -403,7 +408,7 @@ begin
     select q.* into v_set from rowlock.queue as q where q.app = p_app and q.name = p_queue;
     if p_gate.marked < v_set.revision then
         v_all := rowlock.mark_running(p_app, p_queue, v_set.revision);
-        p_gate.oldest := '-infinity';
+        p_gate.oldest := null;
     end if;
     v_rated := num_nonnulls(v_set.rate, v_set.partition_rate) > 0;
     at := clock_timestamp();

@@ -7,9 +7,9 @@ drop index rowlock.task_limited;
 create index task_limited on rowlock.task (app, queue, coalesce(partition, ''), claimed_at)
     where state = 'running' and limited;
 
-alter table rowlock.queue_gate add column oldest timestamptz not null default '-infinity';
+alter table rowlock.queue_gate add column oldest timestamptz;
 comment on column rowlock.queue_gate.oldest is
-    'None of its runs that are counted, and in no partition, was claimed before (task.claimed_at); nor will one be.';
+    'None of its runs that are counted, and in no partition, was claimed before (task.claimed_at), nor will one be; null: that is not known.';
 
 -- They get more arguments or columns; `create or replace` can't do that.
 drop function if exists rowlock.claim_next(bigint, text, text, text[], text, integer, boolean, boolean);
