@@ -7,14 +7,16 @@ stands in the memory that a claim answers, where a test may say otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
 import postgres
 from rowlock.embedded import Server
-from rowlock.store.statements import CLAIM
+from rowlock.store.entries import parameters
+from rowlock.store.statements import CLAIM, JOURNAL_AND_CLAIM, Claimed
 from store.costs import cost_of
-from store.pinning import due, end_many, not_due, pinned, told
+from store.pinning import due, end_many, not_due, of_places, pinned, told, told_of
 from store.races.sessions import APP, Connections, Worker, World, finish, release
 
 DEAD = 20_000
@@ -22,6 +24,7 @@ LIVE = 500
 FEW = 40
 ENOUGH = 3_000
 """So many dead are out of proportion."""
+OLDEST = "select oldest from rowlock.queue_gate where name = 'default'"
 
 
 class Stranded:
@@ -61,33 +64,62 @@ def stranded(world: World) -> Iterator[Stranded]:
 # --- what it costs
 
 
-@pytest.fixture(scope="module")
-def two(server: Server, template: str) -> Iterator[tuple[Worker, Worker, str | None]]:
-    """The same work without anything dead, and behind a good deal of it."""
+@contextmanager
+def pair(server: Server, template: str) -> Iterator[tuple[World, World]]:
+    """Two databases; nothing can be removed from the second."""
     with (
         postgres.new_database(server, template) as clean,
         postgres.new_database(server, template) as full,
     ):
         connections = [Connections(url) for url in (clean, full)]
         worlds = [World(each) for each in connections]
-        for world in worlds:
-            world.anybody.run("analyze")
         with pinned(worlds[1]):
-            end_many(worlds[1], DEAD)
-            workers = []
-            for world in worlds:
-                world.anybody.start_many(*[{"workflow": "fulfil"}] * LIVE)
-                worker = world.worker()
-                worker.heartbeat(lease_s=3600.0)
-                worker.run("set plan_cache_mode = force_generic_plan")
-                workers.append(worker)
-            workers[1].claim(1)
-            workers[1].claim(1, memory=workers[1].next.memory)
-            yield workers[0], workers[1], workers[1].next.memory
+            yield worlds[0], worlds[1]
         for world in worlds:
             world.close()
         for each in connections:
             each.close()
+
+
+def ready(world: World) -> Worker:
+    """A worker, and work for it."""
+    world.anybody.start_many(*[{"workflow": "fulfil"}] * LIVE)
+    worker = world.worker()
+    worker.heartbeat(lease_s=3600.0)
+    worker.run("set plan_cache_mode = force_generic_plan")
+    return worker
+
+
+@pytest.fixture(scope="module")
+def two(server: Server, template: str) -> Iterator[tuple[Worker, Worker, str | None]]:
+    """The same work without anything dead, and behind a good deal of it."""
+    with pair(server, template) as (clean, full):
+        for world in (clean, full):
+            world.anybody.run("analyze")
+        end_many(full, DEAD)
+        one, other = ready(clean), ready(full)
+        other.claim(1)
+        other.claim(1, memory=other.next.memory)
+        yield one, other, other.next.memory
+
+
+@pytest.fixture(scope="module")
+def limited(server: Server, template: str) -> Iterator[tuple[Worker, Worker, list[Claimed]]]:
+    """The same with a limit, under which ten run; those of the second."""
+    with pair(server, template) as (clean, full):
+        for world in (clean, full):
+            world.anybody.limit(concurrency=1000)
+            world.anybody.run("analyze")
+        end_many(full, DEAD)
+        for world in (clean, full):
+            world.anybody.limit(concurrency=100)
+        one, other = ready(clean), ready(full)
+        for worker in (one, other):
+            mine = worker.claim(5)
+            mine += worker.claim(5, memory=worker.next.memory)
+        # The last thousand at most would be walked past still.
+        full.anybody.run("select rowlock.move_oldest(%s, 'default', null)", APP)
+        yield one, other, mine
 
 
 def cost(worker: Worker, memory: str | None, want: int, queues: list[str] | None) -> int:
@@ -117,19 +149,54 @@ def test_a_claim_costs_no_more_behind_a_pinned_xmin(
     assert cost(full, due(memory), want, queues) > bounded + DEAD / 50
 
 
-def test_of_a_limited_queue_only_the_count_walks_past_the_dead(
-    two: tuple[Worker, Worker, str | None],
+@pytest.mark.parametrize("want", [10, 50])
+def test_nor_does_one_that_counts(
+    limited: tuple[Worker, Worker, list[Claimed]], want: int
 ) -> None:
-    _, full, _ = two
-    full.limit(concurrency=1_000_000)
-    try:
-        full.claim(1)
-        full.claim(1, memory=full.next.memory)
-        memory = full.next.memory
-        assert told(memory)["behind"]["default"] is not None
-        assert cost(full, due(memory), 10, None) > cost(full, not_due(memory), 10, None) + DEAD / 50
-    finally:
-        full.limit(concurrency=None)
+    clean, full, _ = limited
+    without = cost(clean, None, want, None)
+    memory = full.next.memory
+    bounded = cost(full, not_due(memory), want, None)
+    assert bounded <= without + 5 * want + FEW, (without, bounded)
+    assert cost(full, due(memory), want, None) > bounded + DEAD / 50
+
+
+COUNT = "select rowlock.running(%(app)s, 'default', null, 100, false, %(oldest)s)"
+
+
+def test_a_count_is_cheap_only_from_its_bound_on(
+    limited: tuple[Worker, Worker, list[Claimed]],
+) -> None:
+    _, full, _ = limited
+    bound = full.ask(OLDEST)
+    assert full.connection.execute(COUNT, {"app": APP, "oldest": bound}).fetchone() == (10,)
+    assert cost_of(full, COUNT, {"app": APP, "oldest": bound}).buffers < FEW
+    assert cost_of(full, COUNT, {"app": APP, "oldest": None}).buffers > DEAD / 50
+
+
+def test_nor_do_places_that_are_handed_over(
+    limited: tuple[Worker, Worker, list[Claimed]],
+) -> None:
+    _, full, mine = limited
+
+    def costs(memory: str | None) -> int:
+        batch = parameters(full.worker_id, [finish(one) for one in mine[:5]], retrying=False)
+        given = {**batch, "app": APP, "version": "", "memory": memory}
+        return cost_of(full, JOURNAL_AND_CLAIM.sql, given).buffers
+
+    fully = costs(None)
+    bounded = costs(of_places(not_due(full.next.memory)))
+    assert fully > bounded + DEAD / 50
+
+
+def test_the_bound_of_a_count_is_moved_by_who_walks_far(world: World) -> None:
+    """Not with each claim: it costs a version of the gate's row, which can't be removed either."""
+    world.anybody.limit(concurrency=1000)
+    with pinned(world):
+        end_many(world, 500)
+        assert world.anybody.ask(OLDEST) is None
+        end_many(world, 2_000)
+        assert world.anybody.ask(OLDEST) is not None
 
 
 @pytest.mark.parametrize("limit", [{"concurrency": 1000}, {"worker_concurrency": 1000}])
@@ -267,6 +334,53 @@ def test_what_bounds_hide_is_found_by_the_next_full_look(
     assert stranded.worker.next.again_in is not None
     assert stranded.worker.next.again_in > 0, "the next full look"
     assert stranded.looks(fully=True) == ["invoice"]
+
+
+@pytest.mark.parametrize("surprise", [an_hour_late, a_priority])
+def test_what_places_that_are_handed_over_do_not_see_is_theirs_in_time(
+    world: World, surprise: Callable[[World], Callable[[], object]]
+) -> None:
+    """Where a limit is always used up, no other claim comes."""
+    with pinned(world):
+        end_many(world, ENOUGH)
+        world.anybody.limit(concurrency=1)
+        world.anybody.start_many(*[{"workflow": "fulfil"}] * 20)
+        worker, memory = world.worker(), None
+        [one] = worker.claim(1)
+
+        def next_one(memory: str | None) -> tuple[Claimed, str | None]:
+            places = None if memory is None else of_places(memory)
+            [claimed] = worker.hand_over(finish(one), memory=places)[1]
+            return claimed, told_of(worker.places)
+
+        one, memory = next_one(memory)
+        assert told(memory)["behind"] == {}
+        one, memory = next_one(memory)
+        assert [*told(memory)["behind"]] == ["default"]
+        come = surprise(world)
+        one, memory = next_one(not_due(memory))
+        come()
+        one, memory = next_one(not_due(memory))
+        assert one.workflow == "fulfil"
+        one, memory = next_one(due(memory))
+        assert one.workflow == "invoice"
+        assert worker.claim(10, memory=worker.next.memory) == []
+
+
+def test_a_full_look_that_could_take_nothing_leaves_no_bound(world: World) -> None:
+    """Or what it hides might never be found: the limit is used up whenever a full look is due."""
+    with pinned(world):
+        stranded = Stranded(world)
+        stranded.looks(1)
+        world.anybody.limit(concurrency=2)  # one runs since before
+        other = world.worker("other")
+        world.anybody.start_many(*[{"workflow": "fulfil"}] * 3)
+        an_hour_late(world)()
+        [held] = other.claim(1, queues=["default"], memory=not_due(stranded.memory))
+        assert held.workflow == "fulfil"
+        assert stranded.looks(1, fully=True) == []
+        assert other.write(finish(held)) == ["written"]
+        assert stranded.looks(1) == ["invoice"]
 
 
 def test_too_many_queues_to_remember_are_looked_at_as_ever(world: World) -> None:

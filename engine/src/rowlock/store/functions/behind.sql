@@ -162,21 +162,22 @@ language plpgsql volatile
 set search_path = pg_catalog
 as $$
 declare
-    v_last   record;
+    v_taken  record;
     v_moment timestamptz := p_at - interval '0.2 s';
     v_until  jsonb := jsonb_build_array(v_moment, '00000000-0000-0000-0000-000000000000');
 begin
-    select t.priority, t.due_at, t.run_id into v_last
-      from rowlock.task as t
-     where t.run_id = any (p_ids)
-     order by t.priority desc, t.due_at desc, t.run_id desc
-     limit 1;
+    select array_agg(x.priority) as priorities, max(x.priority) as last,
+           (array_agg(x.due_at))[1] as due_at, (array_agg(x.run_id))[1] as run_id
+      into v_taken
+      from (select t.priority, t.due_at, t.run_id from rowlock.task as t
+             where t.run_id = any (p_ids)
+             order by t.priority desc, t.due_at desc, t.run_id desc) as x;
     return (select jsonb_object_agg(b.priority, case
-                       when p_is_all or b.priority < v_last.priority then v_until
-                       when v_last.priority is null or b.priority > v_last.priority then p_bounds -> b.priority::text
-                       when v_last.due_at < v_moment then jsonb_build_array(v_last.due_at, v_last.run_id)
+                       when p_is_all or b.priority < v_taken.last then v_until
+                       when v_taken.last is null or b.priority > v_taken.last then p_bounds -> b.priority::text
+                       when v_taken.due_at < v_moment then jsonb_build_array(v_taken.due_at, v_taken.run_id)
                        else v_until end)
               from (select k::smallint as priority from jsonb_object_keys(p_bounds) as k
                     union
-                    select t.priority from rowlock.task as t where t.run_id = any (p_ids)) as b);
+                    select unnest(v_taken.priorities)) as b);
 end $$;
