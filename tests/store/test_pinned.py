@@ -375,7 +375,12 @@ def test_a_full_look_that_could_take_nothing_leaves_no_bound(world: World) -> No
         world.anybody.limit(concurrency=2)  # one runs since before
         other = world.worker("other")
         world.anybody.start_many(*[{"workflow": "fulfil"}] * 3)
-        an_hour_late(world)()
+        [bound, _] = told(stranded.memory)["behind"]["default"]["50"]
+        world.anybody.run(
+            "update rowlock.task set due_at = %s::timestamptz - interval '1 us' where run_id = %s",
+            bound,
+            world.anybody.start("invoice"),
+        )
         [held] = other.claim(1, queues=["default"], memory=not_due(stranded.memory))
         assert held.workflow == "fulfil"
         assert stranded.looks(1, fully=True) == []
