@@ -13,7 +13,7 @@ import pytest
 
 from rowlock.store.statements import Claimed
 from store.limit_spy import FULLEST_WINDOW, NO_SPY, SPY
-from store.pinning import from_before
+from store.pinning import from_before, of_places
 from store.races.sessions import APP, Worker, World, finish, release, sleep_on
 
 SECONDS = float(os.environ.get("ROWLOCK_HAMMER_SECONDS", "8"))
@@ -74,7 +74,7 @@ def hand_over(worker: Worker, one: Claimed) -> tuple[str, list[Claimed]]:
     worker.begin()
     worker.run("select pg_advisory_xact_lock_shared(%s)", CHANGING)
     end = finish(one)
-    verdicts, more = worker.hand_over(end)
+    verdicts, more = worker.hand_over(end, memory=of_places(from_before()))
     worker.commit()
     return verdicts.of_worker or verdicts.of(end), more
 
