@@ -150,9 +150,7 @@ def test_a_claim_costs_no_more_behind_a_pinned_xmin(
 
 
 @pytest.mark.parametrize("want", [10, 50])
-def test_nor_does_one_that_counts(
-    limited: tuple[Worker, Worker, list[Claimed]], want: int
-) -> None:
+def test_nor_does_one_that_counts(limited: tuple[Worker, Worker, list[Claimed]], want: int) -> None:
     clean, full, _ = limited
     without = cost(clean, None, want, None)
     memory = full.next.memory

@@ -1,7 +1,7 @@
 """The bound from which a limited queue's runs are counted: none that runs is ever before it.
 
-It is moved by hand here, as by who has counted and walked far. Where clocks go back, so that a later
-claim would have an earlier time, it is the times of earlier claims that are put ahead.
+It is moved by hand here, as by who has counted and walked far. Where clocks go back, so that a
+later claim would have an earlier time, it is the times of earlier claims that are put ahead.
 """
 
 from __future__ import annotations
