@@ -1,4 +1,4 @@
-"""A worker of a limited queue while a transaction elsewhere stays open: it remembers, and misses none.
+"""A worker of a limited queue while a transaction elsewhere stays open: it misses nothing.
 
 What the memory is for and what it may hide is tried in tests/store/test_pinned.py.
 """

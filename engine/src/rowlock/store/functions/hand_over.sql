@@ -9,7 +9,8 @@
 --
 -- That the places are the caller's to give is certain: he holds his worker row FOR KEY SHARE, and only its
 -- holder FOR UPDATE, or his own journal, ends a claim of his (journal.sql). His own claims may come meanwhile:
--- he sees fewer gone than did go.
+-- he sees fewer gone than did go. Whom he claims he claims no earlier than those whose places they take, whatever
+-- the clock says: so no count begins behind them (limits.sql).
 --
 -- may_hand_over: whether places in a queue go on this way. Not for rates and partitions, which the gate guards
 -- too; not before all that runs is marked, so that it is counted (limits.sql); nor where code of another version
