@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rowlock.model.ahead import MOST_CHARACTERS, Ahead, is_surely_kept
+from rowlock.model.ahead import MOST, MOST_CHARACTERS, Ahead, is_surely_kept
 
 
 def test_an_effect_waits_for_all_before_it_and_for_nothing_behind() -> None:
@@ -25,6 +25,16 @@ def test_an_effect_waits_for_all_before_it_and_for_nothing_behind() -> None:
     assert ahead
     ahead.written(5)
     assert not ahead
+
+
+def test_code_gets_only_so_far_ahead() -> None:
+    ahead: Ahead[str] = Ahead()
+    for position in range(MOST):
+        assert not ahead.is_full
+        ahead.delivered(position)
+    assert ahead.is_full
+    ahead.written(0)
+    assert not ahead.is_full
 
 
 def test_what_is_unloaded_does_nothing_more() -> None:

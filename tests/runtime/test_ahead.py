@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from rowlock import App
+from rowlock.model.ahead import MOST
 from rowlock.workflow import Workflow
 from runtime.bench import Open, Way
 from workers.until import Sql
@@ -91,6 +92,13 @@ async def three(n: int) -> str:
 
 
 @app.workflow
+async def hurries(count: int) -> None:
+    await first()
+    for _ in range(count):
+        await app.sleep(0)
+
+
+@app.workflow
 async def big(size: int) -> str:
     return await note("x" * size)
 
@@ -133,6 +141,24 @@ async def test_the_last_outcome_and_the_end_are_one_commit(bench: Open, sql: Sql
             " join rowlock.outcome o using (run_id) order by 1"
         )
         assert found == [("1", False), ("2", True)]
+
+
+async def test_code_that_waits_for_no_time_does_not_fill_the_queue(
+    bench: Open, database: str, sql: Sql
+) -> None:
+    async with bench(app, way=Way.LOADED) as work:
+        run = await work.start(hurries(3 * MOST))
+        await until_did("first")
+        with psycopg.connect(database) as stranger:
+            stranger.execute("select from rowlock.worker for update")
+            OPEN[0].set()
+            async with asyncio.timeout(30):
+                while not work.loaded()[0]._ahead.is_full:
+                    await asyncio.sleep(0.005)
+            await asyncio.sleep(0.2)  # further than this it does not get
+            assert len(work.loaded()[0]._ahead._open) == MOST
+        await run.result(20)
+        assert sql.one("select count(*) from rowlock.step") == 3 * MOST + 1
 
 
 async def test_branches_wait_for_what_was_before_them_only(bench: Open) -> None:

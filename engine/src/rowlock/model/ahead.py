@@ -12,6 +12,9 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+MOST = 64
+"""Code that only waits for no time, again and again, would else fill the journal's queue."""
+
 MOST_CHARACTERS = 2000
 
 
@@ -36,6 +39,11 @@ class Ahead(Generic[T]):
     def __bool__(self) -> bool:
         """Whether anything that was delivered is not written yet."""
         return bool(self._open)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next outcome is to be delivered only when it is written."""
+        return len(self._open) >= MOST
 
     def delivered(self, position: int) -> None:
         """The code has it."""

@@ -533,13 +533,16 @@ class Execution:
         position = self._deliveries.next_position()
         result = Result(request, value, error)
         done = partial(self._on_recorded, position, result)
-        if is_whole(request.command) and is_surely_kept(output) and is_surely_kept(failure):
+        if self._may_be_ahead(request, output) and is_surely_kept(failure):
             # The code first, then the journal: what it adds at once comes into the same commit.
             self._ahead.delivered(position)
             self._deliveries.arrived(position, result)
             self.schedule_pump()
             done = partial(self._on_written, position)
         self.outbox.step(request, position, output, failure, seconds, hanging, done)
+
+    def _may_be_ahead(self, request: Request, output: str | None) -> bool:
+        return is_whole(request.command) and is_surely_kept(output) and not self._ahead.is_full
 
     def _on_written(self, position: int, verdict: str, detail: Any) -> None:
         """What was delivered before is written now."""
