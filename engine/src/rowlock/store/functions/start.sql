@@ -3,8 +3,8 @@
 --
 -- Only inserts: a caller who leaves the transaction open holds up nobody but another start with
 -- the same key. Key first, then run, then task; keys in sorted order, so that two callers with
--- the same keys in opposite order cannot deadlock (7d). Keys of dedup, debounce and batch: start_keys.sql. plpgsql, not one statement with CTEs:
--- whoever waited for another's key must see that row afterwards (7b).
+-- the same keys in opposite order cannot deadlock (7d). Keys of dedup, debounce and batch: start_keys.sql.
+-- plpgsql, not one statement with CTEs: whoever waited for another's key must see that row afterwards (7b).
 
 create or replace function rowlock.resolve_app(app text) returns text
 language plpgsql stable set search_path = pg_catalog as $$
@@ -325,7 +325,8 @@ begin
                   from (select e.n, e.v
                           from jsonb_array_elements(start_many.runs) with ordinality as e (v, n)
                          where num_nonnulls(e.v ->> 'dedup', e.v ->> 'debounce', e.v ->> 'batch') > 0
-                         order by e.v ->> 'dedup' is null, e.v ->> 'debounce' is null, e.v ->> 'workflow' collate "C",
+                         order by e.v ->> 'dedup' is null, e.v ->> 'debounce' is null,
+                                  e.v ->> 'workflow' collate "C",
                                   coalesce(e.v ->> 'dedup', e.v ->> 'debounce', e.v ->> 'batch') collate "C", e.n
                         offset 0) as s) as x;
     end if;
