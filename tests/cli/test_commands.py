@@ -108,6 +108,19 @@ def test_a_key_while_a_run_is_unfinished_or_not_due(shop: str) -> None:
         assert rowlock("start", "sums", *alone, database=shop).returncode == 2
 
 
+def test_a_batch_by_its_key(shop: str) -> None:
+    more = ("--batch", "k", "--size", "3", "--batch-wait", "1h")
+    first = start(shop, "sums", "--arg", "a=[1]", *more)
+    assert start(shop, "sums", "--arg", "a=[2]", "--batch", "k", "--batch-wait", "2h") == first
+    facts = rowlock_json("show", first, database=shop)
+    assert (facts["status"], facts["input"], facts["batch"]) == ("scheduled", {"a": [1, 2]}, "k")
+    assert "gathers the batch k, has 2 of 3" in rowlock("explain", first, database=shop).stdout
+    assert start(shop, "sums", "--arg", "a=[3]", *more) == first
+    assert status_of(shop, first) == "ready"
+    for alone in (["--size", "7"], ["--batch-wait", "1h"], [*more, "--size", "0"]):
+        assert rowlock("start", "sums", *alone, database=shop).returncode == 2
+
+
 def test_the_input_comes_from_the_line_a_file_or_stdin(shop: str, tmp_path: Path) -> None:
     (tmp_path / "july.json").write_text('{"month": 7}')
     july = f"@{tmp_path / 'july.json'}"

@@ -11,7 +11,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from rowlock import App, Debounce, Dedup, Settings, call
+from rowlock import App, Batch, Debounce, Dedup, Settings, call
 from rowlock.client import Client
 from rowlock.errors import (
     ConfigurationError,
@@ -130,6 +130,15 @@ MISTAKES: dict[str, tuple[Act, str]] = {
     "a quiet that is text": (
         lambda c, r: c.start(waits(1), debounce=Debounce("k", "5s")),  # type: ignore[arg-type]
         "debounce .* '5s'",
+    ),
+    "a batch key alone": (lambda c, r: c.start(waits(1), batch="k"), "batch .* Batch"),
+    "a size that is text": (
+        lambda c, r: c.start(waits(1), batch=Batch("k", "5")),  # type: ignore[arg-type]
+        "batch .* '5'",
+    ),
+    "a wait that is text": (
+        lambda c, r: c.start(waits(1), batch=Batch("k", 5, "5s")),  # type: ignore[arg-type]
+        "batch .* '5s'",
     ),
     "a delay of more than a thousand years": (
         lambda c, r: c.start(waits(1), delay=timedelta(days=366_000)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Unpack
@@ -11,7 +12,7 @@ import asyncpg
 import psycopg
 import pytest
 
-from rowlock import App, Client, Debounce, Dedup, Settings
+from rowlock import App, Batch, Client, Debounce, Dedup, Settings, call
 from rowlock.codecs import Zlib
 from rowlock.errors import ConfigurationError, Refused
 from rowlock.starting import StartOptions
@@ -27,6 +28,14 @@ Start = Callable[[str, StartOptions], Awaitable[UUID]]
 @app.workflow
 async def echo(text: str) -> str:
     return text
+
+
+plain = App("plain")
+
+
+@plain.workflow
+async def index(pages: list[int], site: str = "here") -> int:
+    return sum(pages)
 
 
 def by_client(url: str) -> Start:
@@ -117,6 +126,49 @@ async def test_debounce_takes_the_last_input_as_it_is_stored(start: Any, sql: Sq
     )
     assert stored["$codec"] == "zlib"
     assert (quiet, debounce) == (True, "page-7")
+
+
+async def test_what_a_codec_wrote_is_not_gathered(start: Any, sql: Sql) -> None:
+    with pytest.raises(Refused, match="its argument text was written by a codec") as told:
+        await start(LONG, batch=Batch("pages"))
+    assert told.value.sqlstate == "RLV01"
+    assert sql("select count(*) from rowlock.run") == [(0,)]
+
+
+async def test_a_batch_is_one_by_every_face(database: str, sql: Sql) -> None:
+    how = Batch("pages", size=10, wait=timedelta(hours=1))
+    said = index([5]).sql(style="named", batch=how)
+    assert said.parameters["wait"] == 3600
+    async with plain.client(Settings(database_url=database)) as client:
+        first = await client.start(index([1]), batch=how)
+        second, third = await client.start_many([index([2]), index([3, 4])], batch=how)
+        by_name = call("index", pages=[6], site="here")
+        fourth = await client.start(by_name, batch=how)
+        with plain.blocking_client(Settings(database_url=database)) as blocking:
+            fifth = await asyncio.to_thread(blocking.start, index([7]), batch=how)
+        numeric = index([5]).sql(style="numeric", batch=how)
+        connection = await asyncpg.connect(database)
+        sixth = await connection.fetchval(numeric.text, *numeric.parameters)
+        await connection.close()
+        assert {one.id for one in (first, second, third, fourth, fifth)} == {first.id} == {sixth}
+        info = await first.info()
+        assert (info.batch, info.status) == ("pages", "scheduled")
+        assert info.input == {"pages": [1, 2, 3, 4, 6, 7, 5], "site": "here"}
+        with pytest.raises(Refused, match="arguments beside the list pages are not those of run"):
+            await client.start(index([8], site="there"), batch=how)
+        with pytest.raises(Refused, match="a size of 0"):
+            await client.start(index([8]), batch=Batch("pages", 0))
+
+
+async def test_a_worker_takes_batches_that_are_full_and_those_that_waited(database: str) -> None:
+    settings = Settings(database_url=database)
+    async with plain.client(settings) as client, plain.worker(settings=settings):
+        full = Batch("full", size=3, wait=timedelta(days=1))
+        runs = [await client.start(index([n]), batch=full) for n in range(6)]
+        assert [await run.result(60) for run in runs] == [3, 3, 3, 12, 12, 12]
+        waited = [await client.start(index([n]), batch=Batch("soon", 1000, 0.2)) for n in (1, 2)]
+        sums = {run.id: await run.result(60) for run in waited}
+        assert sum(sums.values()) == 3
 
 
 async def test_an_open_transaction_of_ours_starts_it_or_not(database: str, sql: Sql) -> None:

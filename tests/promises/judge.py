@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import takewhile
 from typing import Any
 
-from promises.programs import ATTEMPTS, Life, Op, Program, Seen
+from promises.programs import ATTEMPTS, Entry, Life, Op, Program, Seen
 from workers.until import Sql
 
 CHILD_GONE = "RunFailed:"
@@ -265,8 +266,24 @@ class Judge:
             elif status != "cancelled" or family not in self.cancelled:
                 self._blame(run, f"{where}: {error}")
 
+    def _stands(self, life: Life, entry: Entry) -> bool:
+        """Whether an outcome that code saw was recorded by the end of that life."""
+        _, what, place, text = entry
+        if what not in ("got", "raised") or not place or text.startswith('"CancelledError'):
+            return True
+        if text == "[]":
+            return True  # a map of nothing is no step: its place is of what came before it
+        step = self.steps[str(life.run), life.generation].get(place)
+        return step is not None and step.epoch <= life.epoch
+
+    def _standing(self, life: Life) -> Life:
+        """What it saw before the first outcome that was not recorded: there it ran ahead."""
+        log = list(takewhile(lambda entry: self._stands(life, entry), life.log))
+        return replace(life, log=log)
+
     def _lives(self) -> None:
-        for (run, generation), lives in self.lives.items():
+        for (run, generation), all_lives in self.lives.items():
+            lives = [self._standing(life) for life in all_lives]
             longest = max(lives, key=lambda life: len(life.log))
             epochs = Counter(life.epoch for life in lives)
             for epoch, count in epochs.items():
@@ -292,11 +309,9 @@ class Judge:
             if what not in ("got", "raised") or not place or text.startswith('"CancelledError'):
                 continue
             if text == "[]":
-                continue  # a map of nothing is no step: its place is of what came before it
+                continue
             step = steps.get(place)
             if step is None:
-                if what == "got":
-                    self._blame(run, f"{generation}: saw {text} at {place}, nothing is recorded")
                 continue
             if step.kind in ("step", "transaction", "uuid", "random", "receive", "get_event"):
                 value = json.loads(text)
@@ -312,6 +327,16 @@ class Judge:
             last = max(last, step.position)
 
     def _executions(self) -> None:
+        lives = {(str(life.run), life.generation, life.epoch): life for life in self.seen.lives}
+        for run, generation, place, epoch in self.seen.done:
+            life = lives[run, generation, epoch]
+            for entry in life.log[: self.seen.knew[run, generation, place, epoch]]:
+                if not self._stands(life, entry):
+                    self._blame(
+                        run,
+                        f"{generation}: epoch {epoch} executed {place} knowing {entry}, which "
+                        "nobody had recorded",
+                    )
         for (run, generation, place, epoch), count in self.seen.done.items():
             step = self.steps[run, generation].get(place)
             if step is not None and epoch > step.epoch:

@@ -71,6 +71,8 @@ class Seen:
         self.lives: list[Life] = []
         self.done: Counter[tuple[str, int, str, int]] = Counter()
         """Executions of steps, by where they are."""
+        self.knew: dict[tuple[str, int, str, int], int] = {}
+        """How many entries its life had seen when a step was asked for, by where that is."""
         self._counts: Counter[tuple[str, int, str]] = Counter()
         self._mended: set[str] = set()
         self._lock = threading.Lock()
@@ -83,6 +85,11 @@ class Seen:
     def saw(self, life: Life, entry: Entry) -> None:
         life.log.append(entry)
         self._note("saw", [life.id, *entry])
+
+    def asked(self, at: At, life: Life) -> None:
+        run, generation, place, epoch = at
+        self.knew[run, generation, place, epoch] = len(life.log)
+        self._note("asked", [*at, len(life.log)])
 
     def did(self, at: At) -> int:
         """How often this step was executed before, in any life of this generation."""
@@ -127,6 +134,9 @@ class Seen:
                     lives[id_] = Life(UUID(run), generation, epoch)
                 elif what == "saw":
                     lives[value[0]].log.append(tuple(value[1:]))
+                elif what == "asked":
+                    *at, knew = value
+                    self.knew[tuple(at)] = knew
                 else:
                     self.done[tuple(value)] += 1
         self.lives = list(lives.values())
@@ -234,7 +244,9 @@ class View:
         return f"{branch._prefix}{branch._count + ahead}" if branch is not None else "gone"
 
     def at(self, place: str | None = None) -> At:
-        return [self.id, self.life.generation, place or self.place(1), self.life.epoch]
+        at = [self.id, self.life.generation, place or self.place(1), self.life.epoch]
+        seen.asked(at, self.life)
+        return at
 
     def saw(self, op: Op, what: str, value: Any = None, place: str = "") -> None:
         """Note something, unless the code is being thrown away: then it sees no history."""

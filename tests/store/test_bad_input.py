@@ -133,6 +133,7 @@ GOES_WITH: dict[tuple[str, str], dict[str, Any]] = {
     ("start", "dedup"): {"key": None},
     ("start", "on_duplicate"): {"key": None, "dedup": "k"},
     ("start", "debounce"): {"key": None, "quiet": "1 hour"},
+    ("start", "batch"): {"key": None, "input": '{"pages": [1]}'},
 }
 
 
@@ -310,6 +311,12 @@ WRONG_JSON: dict[str, list[tuple[str, str]]] = {
             '[{"workflow": "fulfil", "deadline": "soon"}]',
             '[{"workflow": "fulfil", "deadline": "-1 hour"}]',
             '[{"workflow": "fulfil", "detached": "perhaps"}]',
+            '[{"workflow": "fulfil", "batch": "k"}]',
+            '[{"workflow": "fulfil", "batch": "k", "input": 7}]',
+            '[{"workflow": "fulfil", "batch": "k", "input": {"a": [1]}, "size": 1e400}]',
+            '[{"workflow": "fulfil", "batch": "k", "input": {"a": [1]}, "size": "1"}]',
+            '[{"workflow": "fulfil", "batch": "k", "input": {"a": [1]}, "wait": 5}]',
+            '[{"workflow": "fulfil", "batch": ["k"], "input": {"a": [1]}}]',
             '[{"workflow": "fulfil", "parent_id": "nobody"}]',
             '[{"workflow": "fulfil", "parent_id": "00000000-0000-7000-8000-000000000000"}]',
             '[{"workflow": "fulfil", "attributes": [1]}]',
@@ -324,6 +331,9 @@ WRONG_JSON: dict[str, list[tuple[str, str]]] = {
         ("trace_context", "7"),
         ("dedup", "with a key"),
         ("quiet", "1 hour"),
+        ("batch", "without a list"),
+        ("size", "7"),
+        ("wait", "1 hour"),
         ("start_before", "2020-01-01"),
     ],
     "rewind": [("input", "[]"), ("input", '"x"')],

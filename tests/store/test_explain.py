@@ -250,6 +250,28 @@ def test_put_off_by_its_debounce_key(world: World) -> None:
     assert world.anybody.ask(DEBOUNCED, "2 hours") != run
 
 
+def test_gathering_a_batch(world: World) -> None:
+    ask = (
+        "select rowlock.start('fulfil', '{\"pages\": [1, 2]}', app => 'shop', batch => 'pages',"
+        " size => 5, wait => '2 hours')"
+    )
+    run = world.anybody.ask(ask)
+    assert world.anybody.ask(ask) == run
+    answer = explain(world, run)
+    assert (answer.status, answer.cause) == ("scheduled", "batching")
+    assert "the batch pages, has 4 of 5, and is due at" in answer.message
+    due_at = answer.details.pop("due_at")
+    assert due_at.startswith("20")
+    assert answer.details == {"batch": "pages", "inputs": 4, "size": 5}
+    second = world.anybody.ask(ask)
+    assert (cause(world, run), cause(world, second)) == ("no_worker", "batching")
+    world.make_due(second)
+    register(world).promote_due()
+    assert cause(world, second) == "queued"
+    world.anybody.run("select rowlock.reschedule(%s, now() + interval '1 hour')", second)
+    assert cause(world, second) == "not_due"
+
+
 def test_too_late_to_begin_is_told_beside_the_cause(world: World) -> None:
     run = world.anybody.ask(
         "select rowlock.start('fulfil', '{}', app => 'shop', delay => '1 hour',"

@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 
 import postgres
-from rowlock import Debounce, Dedup
+from rowlock import Batch, Debounce, Dedup
 from rowlock.embedded import Server
 from rowlock.starting import OnDuplicate, start_parameters
 from rowlock.store.connection import Statement
@@ -135,8 +135,9 @@ insert into rowlock.run_key (run_id, app, key) select id, 'shop', id::text from 
 insert into rowlock.start_key (run_id, app, workflow, kind, key)
 select id, 'shop', 'fulfil', 'dedup', dedup from rowlock.run where dedup is not null;
 insert into rowlock.start_key (run_id, app, workflow, kind, key)
-select run_id, 'shop', 'fulfil', 'debounce', run_id::text
-  from rowlock.task where state = 'scheduled';
+select t.run_id, 'shop', 'fulfil', x.kind, t.run_id::text
+  from rowlock.task as t cross join (values ('debounce'), ('batch')) as x (kind)
+ where t.state = 'scheduled';
 """
 
 BUSY = """
@@ -181,6 +182,13 @@ class Backlog:
         ]
         self.put_off = str(
             admin.ask("select run_id from rowlock.task where state = 'scheduled' limit 1")
+        )
+        """One that a start may still change: put off, or add to its list."""
+        admin.run("delete from rowlock.cancel_request where run_id = %s", self.put_off)
+        admin.run(
+            'update rowlock.run set batch_size = 1000, input = \'{"order": 7, "pages": [1]}\''
+            " where id = %s",
+            self.put_off,
         )
         self.busy = self.mine[99]
         """A run with as many messages and entries of streams as there are runs."""
@@ -278,6 +286,11 @@ def start_with_a_dedup_key(policy: OnDuplicate) -> Call:
 
 def start_debounced(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
     return _start(debounce=Debounce(backlog.put_off, 60, 3600))
+
+
+def start_of_a_batch(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
+    batch = Batch(backlog.put_off, 1000)
+    return START, start_parameters("fulfil", '{"order": 7, "pages": [2]}', app=APP, batch=batch)
 
 
 def start_many(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
@@ -528,6 +541,7 @@ CALLS: dict[str, Call] = {
     "start with a dedup key that is free": start_with_a_dedup_key("existing"),
     "start that replaces a run": start_with_a_dedup_key("replace"),
     "start that puts a run off": start_debounced,
+    "start that adds to a batch": start_of_a_batch,
     "start_many": start_many,
     "a run": look_at_a_run,
     "steps of a run": look_at_steps,

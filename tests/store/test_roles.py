@@ -441,12 +441,15 @@ def test_a_client_may_use_every_option_of_a_start_in_its_app(home: Estate) -> No
         old, new = (connection.execute(replace).fetchone() for _ in range(2))
         put_off = "select rowlock.start('fulfil', debounce => 'k', quiet => '1 hour')"
         one, two = (connection.execute(put_off).fetchone() for _ in range(2))
+        add = "select rowlock.start('fulfil', '{\"pages\": [1]}', batch => 'k', size => 2)"
+        three, four, five = (connection.execute(add).fetchone() for _ in range(3))
         assert old is not None
         state = connection.execute("select status from rowlock.runs where run_id = %s", old)
         assert state.fetchone() == ("cancelled",)
         connection.execute("rollback")
     assert old != new
     assert one == two
+    assert three == four != five
 
 
 def test_a_worker_cannot_send_to_another_apps_run(home: Estate) -> None:

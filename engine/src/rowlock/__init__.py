@@ -21,12 +21,13 @@ from rowlock.model.rates import Rate
 from rowlock.model.retry import Retry
 from rowlock.model.secret import Secret
 from rowlock.settings import Settings
-from rowlock.starting import Debounce, Dedup
+from rowlock.starting import Batch, Debounce, Dedup
 from rowlock.worker import BlockingWorker, Worker
 from rowlock.workflow import Call, Child, WorkflowCall
 
 __all__ = [
     "App",
+    "Batch",
     "BlockingClient",
     "BlockingRun",
     "BlockingWorker",

@@ -54,6 +54,20 @@ class Debounce:
     most: timedelta | float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A key by which starts are gathered in one run, which gets a list of all they gave.
+
+    One argument of the workflow is a list; a start with the same key before the run is due, or its
+    list ``size`` (1 to 10,000) long, gives that run back and adds its list to the run's. All other
+    arguments must be the same. ``wait``: seconds or timedelta after which it is due at the latest.
+    """
+
+    key: str
+    size: int = 100
+    wait: timedelta | float = 5.0
+
+
 class StartOptions(TypedDict, total=False):
     """How a run is started.
 
@@ -62,7 +76,8 @@ class StartOptions(TypedDict, total=False):
     timedelta before it is due, or ``start_at``: when (aware). ``start_before``: when it is too late
     to begin (aware), ``deadline``: seconds or timedelta, from when it is due, within which it must
     end; else it fails with DeadlineExceeded. ``attributes``: JSON to search runs by. ``dedup``: a
-    key while it is unfinished, ``debounce``: one until it is due: see Dedup and Debounce.
+    key while it is unfinished, ``debounce`` and ``batch``: one until it is due: see Dedup, Debounce
+    and Batch.
     """
 
     queue: str | None
@@ -75,6 +90,7 @@ class StartOptions(TypedDict, total=False):
     attributes: Mapping[str, Any] | None
     dedup: Dedup | str | None
     debounce: Debounce | None
+    batch: Batch | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +121,7 @@ def start_parameters(
     attributes: Mapping[str, Any] | None = None,
     dedup: Dedup | str | None = None,
     debounce: Debounce | None = None,
+    batch: Batch | None = None,
 ) -> dict[str, Any]:
     """The parameters of START. Raises ConfigurationError, InvalidValue."""
     if isinstance(dedup, str):
@@ -128,6 +145,9 @@ def start_parameters(
         "debounce": None if debounce is None else debounce.key,
         "quiet": None if debounce is None else seconds_of(debounce.quiet),
         "most": None if debounce is None or debounce.most is None else seconds_of(debounce.most),
+        "batch": None if batch is None else batch.key,
+        "size": None if batch is None else batch.size,
+        "wait": None if batch is None else seconds_of(batch.wait),
     }
 
 

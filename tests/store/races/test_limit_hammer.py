@@ -108,7 +108,7 @@ def upkeep(world: World, chance: random.Random, over: threading.Event) -> None:
         # As who has counted and walked far.
         session.run("select rowlock.move_oldest(%s, 'default', null)", APP)
         session.run(
-            "update rowlock.task set state = 'ready' where run_id = any (array("
+            "update rowlock.task set state = 'ready', due_at = now() where run_id = any (array("
             " select run_id from rowlock.task where state = 'waiting' for update skip locked))"
         )
 
@@ -164,7 +164,9 @@ def test_no_limit_is_exceeded_at_any_instant(spied: World, kind: str) -> None:
     nothing: dict[str, Any] = dict.fromkeys(limits)
     world.anybody.limit(**nothing)
     last = world.worker("last")
-    world.anybody.run("update rowlock.task set state = 'ready' where state = 'waiting'")
+    world.anybody.run(
+        "update rowlock.task set state = 'ready', due_at = now() where state = 'waiting'"
+    )
     left = world.count("task")
     while claimed := last.claim(200):
         last.write(*[finish(one) for one in claimed])

@@ -460,6 +460,22 @@ def test_a_run_that_was_redone_is_not_put_off(world: World) -> None:
     assert input_of(world, run_id) == "1"
 
 
+def test_a_run_that_was_ready_before_or_asked_to_stop_is_not_put_off(world: World) -> None:
+    """A claim may have it in an older snapshot; a cancel would take the new input with it."""
+    was_ready = debounce(world.anybody, 1)
+    fall_due(world, was_ready)
+    world.anybody.run("select rowlock.reschedule(%s, now() + interval '1 hour')", was_ready)
+    stopped = debounce(world.anybody, 2)
+    assert stopped != was_ready
+    caller = world.session("caller").begin()
+    assert debounce(caller, 3) == stopped
+    world.anybody.cancel(stopped)  # which passes its task by
+    caller.commit()
+    assert world.state(stopped) == "scheduled"
+    assert debounce(world.anybody, 4) not in (was_ready, stopped)
+    assert (input_of(world, was_ready), input_of(world, stopped)) == ("1", "3")
+
+
 @pytest.mark.parametrize("fate", FATES)
 def test_a_removal_waits_for_nobody_who_takes_the_key_over(world: World, fate: str) -> None:
     run_id = dedup(world.anybody)

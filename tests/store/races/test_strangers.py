@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rowlock import Debounce, Dedup
+from rowlock import Batch, Debounce, Dedup
 from rowlock.store.entries import Entry
 from store.races.sessions import Session, World, child, finish, step, suspend, timer
 
@@ -55,6 +55,16 @@ def puts_a_run_off(stranger: Session, world: World) -> None:
     due = world.anybody.start(debounce=Debounce("page-7", 60))
     world.make_due(due)
     assert stranger.start(debounce=Debounce("page-7", 60)) == due
+
+
+def adds_to_a_batch(stranger: Session, world: World) -> None:
+    """One that is due, and one that he lets go."""
+    due, full = Batch("due", 9, 60), Batch("full", 2, 60)
+    run = world.anybody.start(input='{"pages": [1]}', batch=due)
+    world.make_due(run)
+    assert stranger.start(input='{"pages": [2]}', batch=due) == run
+    world.anybody.start(input='{"pages": [1]}', batch=full)
+    stranger.start(input='{"pages": [2, 3]}', batch=full)
 
 
 def holds_every_run_row(stranger: Session, world: World) -> None:
@@ -177,6 +187,7 @@ def stops_listening_for_everybody(stranger: Session, world: World) -> None:
         starts_with_a_dedup_key,
         replaces_runs,
         puts_a_run_off,
+        adds_to_a_batch,
         holds_every_run_row,
         holds_a_ready_task,
         holds_a_sleeping_task,

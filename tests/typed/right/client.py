@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from rowlock import (
     App,
+    Batch,
     BlockingRun,
     Client,
     Debounce,
@@ -83,6 +84,7 @@ async def starts(mine: AsyncConnection[Any], session: AsyncSession) -> None:
         await client.start(fulfil(7), partition="acme", start_before=datetime.now(UTC), dedup="k")
         await client.start(fulfil(7), dedup=Dedup("k", policy="replace"))
         await client.start_many([fulfil(7)], debounce=Debounce("k", 5, most=timedelta(minutes=1)))
+        await client.start(fulfil(7), batch=Batch("k", size=10, wait=timedelta(minutes=1)))
         many = await client.start_many((fulfil(n) for n in range(3)), keys=["a", None, "c"])
         assert_type(many, list[Run[str]])
         assert_type(await client.runs(status="failed", limit=10), list[RunInfo])

@@ -7,7 +7,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
-from rowlock import App, Client, Debounce, Dedup, Retry, Run
+from rowlock import App, Batch, Client, Debounce, Dedup, Retry, Run
 
 app = App("wrong")
 
@@ -82,6 +82,7 @@ async def starts(client: Client, run: Run[str]) -> None:
     await client.start(fulfil(7), dedup=Dedup("k", "queue"))  # error: arg-type
     await client.start(fulfil(7), debounce="k")  # error: arg-type
     await client.start(fulfil(7), debounce=Debounce("k"))  # error: call-arg
+    await client.start(fulfil(7), batch=Batch("k", size="10"))  # error: arg-type
     other: Run[int] = await client.start(fulfil(7))  # error: arg-type
     number: int = await (await client.start(fulfil(7))).result()  # error: assignment
     await client.start_many(fulfil(7))  # error: arg-type

@@ -30,7 +30,7 @@ from rowlock.cli.selection import by_time, filter_options
 from rowlock.cli.views import print_runs, run_facts
 from rowlock.client import call
 from rowlock.errors import ResultTimeout, RunFailed
-from rowlock.starting import Debounce, Dedup, OnDuplicate
+from rowlock.starting import Batch, Debounce, Dedup, OnDuplicate
 
 LOOK_EVERY_S = 2.0
 
@@ -66,6 +66,13 @@ LOOK_EVERY_S = 2.0
 @click.option("--debounce", metavar="KEY", help="Its key until it is due: the last input counts.")
 @click.option("--quiet", type=duration, help="With --debounce: due so long after the last start.")
 @click.option("--most", type=duration, help="With --debounce: so long after the first at most.")
+@click.option("--batch", metavar="KEY", help="Its key until it is due or full: lists are gathered.")
+@click.option(
+    "--size", type=click.IntRange(1, 10000), help="With --batch: how long a list; 100 by default."
+)
+@click.option(
+    "--batch-wait", type=duration, help="With --batch: due so long after a start; 5s by default."
+)
 @click.option("--attributes", type=json_object, metavar="JSON", help="To find the run by.")
 @click.option("--wait", is_flag=True, help="Wait for the run's end and print its result.")
 @click.option("--timeout", type=duration, help="With --wait: wait no longer than this.")
@@ -86,6 +93,9 @@ def start_command(
     debounce: str | None,
     quiet: timedelta | None,
     most: timedelta | None,
+    batch: str | None,
+    size: int | None,
+    batch_wait: timedelta | None,
     **options: Any,
 ) -> int:
     """Start a run of a workflow.
@@ -100,6 +110,7 @@ def start_command(
       rowlock start report --start-at 2026-12-24T08:00
       rowlock start sync --dedup customer-42 --on-duplicate replace
       rowlock start reindex --debounce page-7 --quiet 10s --most 5m
+      rowlock start index --arg pages=[7] --batch pages --size 100 --batch-wait 5s
     """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout goes with --wait.")
@@ -111,10 +122,15 @@ def start_command(
         raise click.UsageError("--quiet and --most go with --debounce.")
     if debounce is not None and quiet is None:
         raise click.UsageError("--debounce needs --quiet.")
+    if batch is None and (size is not None or batch_wait is not None):
+        raise click.UsageError("--size and --batch-wait go with --batch.")
     if dedup is not None:
         options["dedup"] = Dedup(dedup, on_duplicate or "existing")
     if debounce is not None and quiet is not None:
         options["debounce"] = Debounce(debounce, quiet, most)
+    if batch is not None:
+        given: dict[str, Any] = {"size": size, "wait": batch_wait}
+        options["batch"] = Batch(batch, **{k: v for k, v in given.items() if v is not None})
     described = call(workflow, **arguments(input_, args))
     with BlockingClient(settings_of(database_url), app=app) as client:
         run = client.start(described, **options)

@@ -202,6 +202,7 @@ def _header(portrait: Portrait) -> dict[str, str | Text]:
         "start before": local_time(run.start_before),
         "dedup": run.dedup or "",
         "debounce": run.debounce or "",
+        "batch": run.batch or "",
         "version": run.version or "",
         "priority": str(run.priority),
         "generation": f"{run.generation}  (rowlock history {run.id})"

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from uuid import UUID
 
 from rowlock.errors import InvalidValue
-from rowlock.starting import Debounce, Dedup, OnDuplicate
+from rowlock.starting import Batch, Debounce, Dedup, OnDuplicate
 
 MOST_SECONDS = 3.1e10
 """Some 980 years: the database takes up to a thousand, of 360 days each."""
@@ -95,6 +95,12 @@ def _no_debounce(value: Any) -> str | None:
     return _no_text(value.key) or _no_duration(value.quiet) or most
 
 
+def _no_batch(value: Any) -> str | None:
+    if not isinstance(value, Batch):
+        return _other(value, "a Batch")
+    return _no_text(value.key) or _no_integer(value.size) or _no_duration(value.wait)
+
+
 def _no_when(value: Any) -> str | None:
     if isinstance(value, str):
         return _no_text(value)
@@ -153,5 +159,6 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     **dict.fromkeys(("attributes", "outcomes", "args"), _no_object),
     "dedup": _no_dedup,
     "debounce": _no_debounce,
+    "batch": _no_batch,
     "when": _no_when,
 }

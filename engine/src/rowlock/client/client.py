@@ -715,7 +715,7 @@ def _entry(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of a start as START_MANY wants them."""
     asked = {name: value for name, value in parameters.items() if value is not None}
     asked.pop("app", None)
-    for name in ("delay", "deadline", "quiet", "most"):
+    for name in ("delay", "deadline", "quiet", "most", "wait"):
         if name in asked:
             asked[name] = f"{asked[name]} seconds"
     for name in ("input", "attributes", "trace_context"):

@@ -64,6 +64,7 @@ class RunInfo:
     start_before: datetime | None = None
     dedup: str | None = None
     debounce: str | None = None
+    batch: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -101,6 +102,7 @@ class RunInfo:
             row.start_before,
             row.dedup,
             row.debounce,
+            row.batch,
         )
 
 

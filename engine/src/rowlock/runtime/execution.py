@@ -2,9 +2,10 @@
 
 The run's code lives in a RunLoop. Whatever it awaits is a Request at a place. Outcomes are
 delivered one at a time, in the order in which they were recorded, and the code runs until it is
-quiet before the next: first those of the history, then, when all are delivered, live ones as the
-journal acknowledges them. Nothing new is begun before the history is exhausted, so a branch that
-was cancelled is not executed again by its replay.
+quiet before the next: first those of the history, then, when all are delivered, live ones. Nothing
+new is begun before the history is exhausted, so a branch that was cancelled is not executed again
+by its replay; and nothing that has effects outside the journal before all that the code knew then
+is written (model/ahead.py).
 
 When the code is quiet and waits for nothing but parked requests (long timers, messages, other
 runs), the run is suspended: the journal puts its task to sleep, and the code is thrown away with
@@ -37,6 +38,7 @@ from rowlock.errors import (
     Suspended,
     UnreadableValue,
 )
+from rowlock.model.ahead import Ahead, is_surely_kept
 from rowlock.model.code import Code, WorkflowCode
 from rowlock.model.commands import RUN_ID, AwaitRun, Command, ExecuteStep, Receive
 from rowlock.model.deliveries import Deliveries
@@ -47,8 +49,16 @@ from rowlock.model.states import Outcome
 from rowlock.runtime import source, stopping
 from rowlock.runtime.branches import Branch, RunLoop, Spinning
 from rowlock.runtime.ending import UNDO, Ending
-from rowlock.runtime.in_flight import InFlight
-from rowlock.runtime.journal import EMPTY, LOST, RECORDED, REFUSED, UNDELIVERABLE, Journal
+from rowlock.runtime.in_flight import InFlight, has_effects, is_whole
+from rowlock.runtime.journal import (
+    EMPTY,
+    LOST,
+    RECORDED,
+    REFUSED,
+    UNDELIVERABLE,
+    WRITTEN,
+    Journal,
+)
 from rowlock.runtime.outbox import Hanging, Outbox, raw
 from rowlock.runtime.request import Request, Result
 from rowlock.runtime.stopping import CancelRequest, Stopping
@@ -134,6 +144,7 @@ class Execution:
         """Asked for, and not delivered yet."""
         self._fresh: list[Request] = []
         """Not recorded; begun when the history is exhausted."""
+        self._ahead: Ahead[Request] = Ahead()
         self._deliveries: Deliveries[Result] = Deliveries(self._history.last_position)
         self.outbox: Outbox = Outbox(host.journal, claimed)
         self.outbox.waited = bool(waits)
@@ -177,7 +188,7 @@ class Execution:
 
     def waits_but_for(self, stuck: Container[Request]) -> bool:
         """Whether it does nothing but wait, for timers, others, and these requests."""
-        if self.is_ending or self.busy or self._pumping or self._deliveries:
+        if self.is_ending or self.busy or self._pumping or self._deliveries or self._ahead:
             return False
         return self._in_flight.waits_but_for(stuck)
 
@@ -320,7 +331,7 @@ class Execution:
                         return
                     self._deliver_record(self._history.next())
                     continue
-                if self._fresh and not self._stopping.is_pending:
+                if not self._stopping.is_pending:
                     self._begin_fresh()
                 result = self._deliveries.take()
                 if result is None:
@@ -375,8 +386,13 @@ class Execution:
         return error
 
     def _begin_fresh(self) -> None:
-        fresh, self._fresh = self._fresh, []
+        ready, fresh, self._fresh = self._ahead.released(), self._fresh, []
         for request in fresh:
+            if self._ahead and has_effects(request.command):
+                self._ahead.hold(self._deliveries.last, request)
+            else:
+                ready.append(request)
+        for request in ready:
             if not request.future.done():
                 self._in_flight.begin(request)
 
@@ -504,9 +520,10 @@ class Execution:
         hanging: Hanging | None = None,
         keep_timer: bool = False,
     ) -> None:
-        """Hand an outcome to the journal; it is delivered when it is written.
+        """Hand an outcome to the journal, and deliver it in its turn.
 
-        Some outcomes are made by the journal: then ``value`` and ``output`` stay empty.
+        Some outcomes are made by the journal: then ``value`` and ``output`` stay empty, and they
+        are delivered when they are written.
         """
         if request.future.done() or self.end is not None:
             return
@@ -514,15 +531,34 @@ class Execution:
         if not keep_timer:
             request.cancel_timer()
         position = self._deliveries.next_position()
-        self.outbox.step(
-            request,
-            position,
-            output,
-            failure,
-            seconds,
-            hanging,
-            partial(self._on_recorded, position, Result(request, value, error)),
-        )
+        result = Result(request, value, error)
+        done = partial(self._on_recorded, position, result)
+        if self._may_be_ahead(request, output) and is_surely_kept(failure):
+            # The code first, then the journal: what it adds at once comes into the same commit.
+            self._ahead.delivered(position)
+            self._deliveries.arrived(position, result)
+            self.schedule_pump()
+            done = partial(self._on_written, position)
+        self.outbox.step(request, position, output, failure, seconds, hanging, done)
+
+    def _may_be_ahead(self, request: Request, output: str | None) -> bool:
+        return is_whole(request.command) and is_surely_kept(output) and not self._ahead.is_full
+
+    def _on_written(self, position: int, verdict: str, detail: Any) -> None:
+        """What was delivered before is written now."""
+        if self.end is not None:
+            return
+        self._ahead.written(position)
+        if verdict == LOST:
+            self.lost()
+        elif verdict != WRITTEN and not (verdict == RECORDED and detail["position"] == position):
+            # Never seen. The code went on with what does not stand: away with it.
+            self.log(
+                logging.ERROR, "outcome %d was not recorded (%s): %s", position, verdict, detail
+            )
+            self.lost()
+        else:
+            self.pump()
 
     def _on_recorded(self, position: int, result: Result, verdict: str, detail: Any) -> None:
         if self.end is not None:
@@ -636,7 +672,9 @@ class Execution:
 
     def _consider_sleep(self) -> None:
         """The code is quiet: put the run to sleep if it waits for nothing that is near."""
-        if self.busy or self._deliveries or self.suspension or self._stopping.is_pending:
+        if self.busy or self._deliveries or self._ahead:
+            return
+        if self.suspension or self._stopping.is_pending:
             return
         if not self._in_flight:
             self._on_stuck()
@@ -727,6 +765,7 @@ class Execution:
         if self._main is not None and self._main.done() and not self._main.cancelled():
             self._main.exception()  # nobody else looks at it, and asyncio would complain
         self._fresh.clear()
+        self._ahead.forget()
         self._in_flight.forget()
         self.busy = 0
 

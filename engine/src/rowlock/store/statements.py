@@ -404,7 +404,8 @@ START: Statement[UUID] = Statement(
     " %(priority)s, make_interval(secs => %(delay)s), %(start_at)s::timestamptz,"
     " %(attributes)s::jsonb, %(trace_context)s::jsonb, make_interval(secs => %(deadline)s),"
     " %(partition)s, %(start_before)s::timestamptz, %(dedup)s, %(on_duplicate)s, %(debounce)s,"
-    " make_interval(secs => %(quiet)s), make_interval(secs => %(most)s))",
+    " make_interval(secs => %(quiet)s), make_interval(secs => %(most)s), %(batch)s, %(size)s,"
+    " make_interval(secs => %(wait)s))",
     _id,
 )
 
@@ -492,13 +493,14 @@ class RunRow:
     start_before: datetime | None
     dedup: str | None
     debounce: str | None
+    batch: str | None
 
 
 _RUN_COLUMNS = (
     "run_id, app, workflow, queue, key, status, version, priority, generation, epoch, created_at,"
     " nullif(due_at, 'infinity') as due_at, started_at, finished_at, worker_id, takeovers,"
     " parent_id, attributes::text, input::text, output::text, error::text, reason::text,"
-    " partition, start_before, dedup, debounce"
+    " partition, start_before, dedup, debounce, batch"
 )
 
 RUN = Statement(

@@ -391,29 +391,38 @@ declare
     v_status text;
     v_other  rowlock.run;
     v_here   bigint;
-    v_key    text;
+    v_run    rowlock.run;
 begin
     if p_task.state = 'scheduled' and p_task.started_at is null then
-        -- As take_debounce sees it: who has the key now, of those that can still be replaced.
-        select k.key into v_key
+        -- As take_debounce and take_batch see it: who has the key now, of those that can still be changed.
+        select r.* into v_run
           from rowlock.run as r
-          join rowlock.start_key as k on k.app = r.app and k.workflow = r.workflow and k.kind = 'debounce'
-                                     and k.key = r.debounce and k.run_id = r.id
-         where r.id = p_task.run_id and p_task.generation = 1;
-        if v_key is not null then
+         cross join lateral (values ('debounce', r.debounce), ('batch', r.batch)) as w (kind, key)
+          join rowlock.start_key as k on k.app = r.app and k.workflow = r.workflow and k.kind = w.kind
+                                     and k.key = w.key and k.run_id = r.id
+         where r.id = p_task.run_id and p_task.generation = 1 and rowlock.may_change(r.id);
+        details := jsonb_build_object('due_at', p_task.due_at);
+        if v_run.debounce is not null then
             cause := 'debounced';
             message := format('it was started with the debounce key %s, and is due at %s: a start with that key that '
-                              'comes before replaces its input, and may put it off again', rowlock.shown(v_key),
-                              rowlock.moment(p_task.due_at));
+                              'comes before replaces its input, and may put it off again',
+                              rowlock.shown(v_run.debounce), rowlock.moment(p_task.due_at));
             hint := 'Nothing: it begins when no more such starts come. rowlock.reschedule(…, now()) lets it begin at '
                     'once.';
-            details := jsonb_build_object('due_at', p_task.due_at, 'debounce', v_key);
+            details := details || jsonb_build_object('debounce', v_run.debounce);
+            return;
+        elsif v_run.batch is not null then
+            v_here := jsonb_array_length(v_run.input -> rowlock.batch_list(v_run.input));
+            cause := 'batching';
+            message := format('it gathers the batch %s, has %s of %s, and is due at %s or when it is full',
+                              rowlock.shown(v_run.batch), v_here, v_run.batch_size, rowlock.moment(p_task.due_at));
+            hint := 'Nothing: it begins then. rowlock.reschedule(…, now()) lets it begin at once.';
+            details := details || jsonb_build_object('batch', v_run.batch, 'inputs', v_here, 'size', v_run.batch_size);
             return;
         end if;
         cause := 'not_due';
         message := format('it is not due until %s', rowlock.moment(p_task.due_at));
         hint := 'Nothing; rowlock.reschedule changes that.';
-        details := jsonb_build_object('due_at', p_task.due_at);
         return;
     elsif p_task.state = 'scheduled' then
         cause := 'saving_up';

@@ -39,7 +39,8 @@ select r.id as run_id,
        case when t.run_id is null then r.partition else t.partition end as partition,
        r.start_before,
        r.dedup,
-       r.debounce
+       r.debounce,
+       r.batch
   from rowlock.run as r
   left join rowlock.task as t on t.run_id = r.id
   left join lateral (
@@ -86,6 +87,7 @@ comment on column rowlock.runs.partition is 'The part of its queue it waits in; 
 comment on column rowlock.runs.start_before is 'When it was too late to begin; null: never.';
 comment on column rowlock.runs.dedup is 'The key it has while it is unfinished, unique within its workflow; null: none.';
 comment on column rowlock.runs.debounce is 'The key by which a later start puts it off until it is due; null: none.';
+comment on column rowlock.runs.batch is 'The key by which a later start adds to its list until it is due or full; null: none.';
 
 create or replace view rowlock.steps as
 select s.run_id, s.generation, s.position, s.place, s.kind, s.name,

@@ -3,8 +3,8 @@
 --
 -- Only inserts: a caller who leaves the transaction open holds up nobody but another start with
 -- the same key. Key first, then run, then task; keys in sorted order, so that two callers with
--- the same keys in opposite order cannot deadlock (7d). Keys of dedup and debounce: start_keys.sql. plpgsql, not one statement with CTEs:
--- whoever waited for another's key must see that row afterwards (7b).
+-- the same keys in opposite order cannot deadlock (7d). Keys of dedup, debounce and batch: start_keys.sql.
+-- plpgsql, not one statement with CTEs: whoever waited for another's key must see that row afterwards (7b).
 
 create or replace function rowlock.resolve_app(app text) returns text
 language plpgsql stable set search_path = pg_catalog as $$
@@ -82,6 +82,10 @@ create or replace function rowlock.is_moment(p_at timestamptz) returns boolean
 language sql immutable
 return p_at >= timestamptz '0001-01-02 00:00Z' and p_at < timestamptz '9000-01-01 00:00Z';
 
+-- What a batch is when nobody says more.
+create or replace function rowlock.batch_size() returns integer language sql immutable return 100;
+create or replace function rowlock.batch_wait() returns interval language sql immutable return interval '5 seconds';
+
 -- start_fault: what is wrong with the rarer options of a start, those that are no run of all plain ones.
 create or replace function rowlock.start_fault(p_start jsonb, p_due_at timestamptz) returns text
 language plpgsql stable
@@ -89,8 +93,9 @@ set search_path = pg_catalog
 as $$
 declare
     v_name text;
+    v_key  text;
 begin
-    foreach v_name in array array['partition', 'dedup', 'debounce'] loop
+    foreach v_name in array array['partition', 'dedup', 'debounce', 'batch'] loop
         if jsonb_typeof(p_start -> v_name) not in ('string', 'null') or p_start ->> v_name = '' then
             return format('has a %s that is not a text', v_name);
         elsif octet_length(p_start ->> v_name) > 1000
@@ -110,16 +115,26 @@ begin
     elsif p_start ->> 'on_duplicate' is not null and p_start ->> 'dedup' is null then
         return 'has on_duplicate without dedup';
     end if;
-    foreach v_name in array array['quiet', 'most'] loop
+    foreach v_name in array array['quiet', 'most', 'wait'] loop
         if not rowlock.reads_as(p_start -> v_name, 'interval')
            or (p_start ->> v_name)::interval <= interval '0' then
             return format('has a %s that is not a duration above 0', v_name);
         elsif not rowlock.is_span((p_start ->> v_name)::interval) then
             return format('has a %s of %s, but it must not be longer than 1000 years', v_name, p_start ->> v_name);
-        elsif p_start ->> v_name is not null and p_start ->> 'debounce' is null then
-            return format('has %s without debounce', v_name);
+        end if;
+        v_key := case v_name when 'wait' then 'batch' else 'debounce' end;
+        if p_start ->> v_name is not null and p_start ->> v_key is null then
+            return format('has %s without %s', v_name, v_key);
         end if;
     end loop;
+    if jsonb_typeof(p_start -> 'size') not in ('number', 'null')
+       or (jsonb_typeof(p_start -> 'size') = 'number'
+           and ((p_start ->> 'size')::numeric not between 1 and 10000 or (p_start ->> 'size')::numeric % 1 <> 0)) then
+        return format('has a size of %s, but it must be a whole number between 1 and 10000',
+                      rowlock.shown(p_start ->> 'size'));
+    elsif p_start ->> 'size' is not null and p_start ->> 'batch' is null then
+        return 'has size without batch';
+    end if;
     if p_start ->> 'debounce' is not null and p_start ->> 'quiet' is null then
         return 'has debounce without quiet, which says for how long';
     elsif (p_start ->> 'most')::interval < (p_start ->> 'quiet')::interval then
@@ -127,14 +142,21 @@ begin
     end if;
     -- Each of these says by itself which run is meant, or when it is due.
     if p_start ->> 'dedup' is not null then
-        v_name := (select min(x) from unnest(array['key', 'debounce', 'parent_id']) as x
+        v_name := (select min(x) from unnest(array['key', 'debounce', 'batch', 'parent_id']) as x
                     where p_start ->> x is not null);
         return 'has both dedup and ' || v_name;
     elsif p_start ->> 'debounce' is not null then
         v_name := (select min(x)
-                     from unnest(array['key', 'delay', 'start_at', 'start_before', 'parent_id']) as x
+                     from unnest(array['key', 'batch', 'delay', 'start_at', 'start_before', 'parent_id']) as x
                     where p_start ->> x is not null);
         return 'has both debounce and ' || v_name;
+    elsif p_start ->> 'batch' is not null then
+        v_name := (select min(x)
+                     from unnest(array['key', 'delay', 'start_at', 'start_before', 'parent_id']) as x
+                    where p_start ->> x is not null);
+        return coalesce('has both batch and ' || v_name, rowlock.batch_fault(
+            case when jsonb_typeof(p_start -> 'input') = 'object' then p_start -> 'input' else '{}' end,
+            coalesce((p_start ->> 'size')::numeric::integer, rowlock.batch_size())));
     end if;
     return null;
 end $$;
@@ -156,9 +178,9 @@ declare
     v_known  text[] := '{}';  -- used ones
     v_known_ids uuid[] := '{}';
     v_fields constant text[] := '{workflow,input,key,queue,priority,delay,start_at,attributes,trace_context,deadline,
-        partition,start_before,dedup,on_duplicate,debounce,quiet,most,
+        partition,start_before,dedup,on_duplicate,debounce,quiet,most,batch,size,wait,
         parent_id,parent_generation,parent_place,detached}';
-    v_singles    bigint[] := '{}';  -- which have a key of dedup or debounce
+    v_singles    bigint[] := '{}';  -- which have a key of dedup, debounce or batch
     v_single_ids uuid[] := '{}';
     v_queue  text;
 begin
@@ -224,7 +246,7 @@ begin
                     when e.v ? 'delay' and e.v ? 'start_at' and e.v ->> 'delay' is not null
                          and e.v ->> 'start_at' is not null then 'has both delay and start_at'
                     when e.v ?| array['partition', 'start_before', 'dedup', 'on_duplicate', 'debounce', 'quiet',
-                                      'most']
+                                      'most', 'batch', 'size', 'wait']
                         then rowlock.start_fault(
                             e.v, coalesce((e.v ->> 'start_at')::timestamptz,
                                           v_now + (e.v ->> 'delay')::interval, v_now))
@@ -297,14 +319,15 @@ begin
     end if;
 
     -- Those with a key of another kind one by one, in sorted order too; of the same key in the order asked.
-    if start_many.runs @? '$[*] ? (@.dedup != null || @.debounce != null)' then
+    if start_many.runs @? '$[*] ? (@.dedup != null || @.debounce != null || @.batch != null)' then
         select array_agg(x.n), array_agg(x.id) into v_singles, v_single_ids
           from (select s.n, rowlock.start_entry(s.v, v_app) as id
                   from (select e.n, e.v
                           from jsonb_array_elements(start_many.runs) with ordinality as e (v, n)
-                         where e.v ->> 'dedup' is not null or e.v ->> 'debounce' is not null
-                         order by e.v ->> 'dedup' is null, e.v ->> 'workflow' collate "C",
-                                  coalesce(e.v ->> 'dedup', e.v ->> 'debounce') collate "C", e.n
+                         where num_nonnulls(e.v ->> 'dedup', e.v ->> 'debounce', e.v ->> 'batch') > 0
+                         order by e.v ->> 'dedup' is null, e.v ->> 'debounce' is null,
+                                  e.v ->> 'workflow' collate "C",
+                                  coalesce(e.v ->> 'dedup', e.v ->> 'debounce', e.v ->> 'batch') collate "C", e.n
                         offset 0) as s) as x;
     end if;
 
@@ -372,7 +395,8 @@ comment on function rowlock.start_many(jsonb, text) is
 
 runs: a JSON array of objects with "workflow" and, as with start, "input", "key", "queue", "priority",
     "delay" or "start_at", "attributes", "trace_context", "deadline", "partition", "start_before",
-    "dedup" with "on_duplicate", or "debounce" with "quiet" and "most". No other fields.
+    "dedup" with "on_duplicate", "debounce" with "quiet" and "most", or "batch" with "size" and "wait". No
+    other fields.
 app: which app; default: the one there is, if there is one.';
 
 -- start_entry: one object of start_many that has been found good.
@@ -390,7 +414,9 @@ begin
         deadline => (p_start ->> 'deadline')::interval, partition => p_start ->> 'partition',
         start_before => (p_start ->> 'start_before')::timestamptz, dedup => p_start ->> 'dedup',
         on_duplicate => p_start ->> 'on_duplicate', debounce => p_start ->> 'debounce',
-        quiet => (p_start ->> 'quiet')::interval, most => (p_start ->> 'most')::interval);
+        quiet => (p_start ->> 'quiet')::interval, most => (p_start ->> 'most')::interval,
+        batch => p_start ->> 'batch', size => (p_start ->> 'size')::numeric::integer,
+        wait => (p_start ->> 'wait')::interval);
 end $$;
 
 -- used_keys: those of these keys that are used, and by which runs. A look a key: as a join, a generic plan
@@ -446,7 +472,10 @@ create or replace function rowlock.start(
     on_duplicate  text        default null,
     debounce      text        default null,
     quiet         interval    default null,
-    most          interval    default null)
+    most          interval    default null,
+    batch         text        default null,
+    size          integer     default null,
+    wait          interval    default null)
 returns uuid
 language plpgsql volatile
 set search_path = pg_catalog
@@ -464,7 +493,9 @@ declare
     v_priority smallint;
     v_input    jsonb := coalesce(start.input, '{}');
     v_rare     boolean := num_nonnulls(start.partition, start.start_before, start.dedup, start.on_duplicate,
-                                       start.debounce, start.quiet, start.most) > 0;
+                                       start.debounce, start.quiet, start.most, start.batch, start.size,
+                                       start.wait) > 0;
+    v_size     integer;
     v_rest     jsonb;
     v_bad      boolean := false;
 begin
@@ -473,7 +504,8 @@ begin
         v_rest := jsonb_build_object(
             'key', start.key, 'delay', start.delay, 'start_at', start.start_at, 'partition', start.partition,
             'start_before', start.start_before, 'dedup', start.dedup, 'on_duplicate', start.on_duplicate,
-            'debounce', start.debounce, 'quiet', start.quiet, 'most', start.most);
+            'debounce', start.debounce, 'quiet', start.quiet, 'most', start.most, 'batch', start.batch,
+            'size', start.size, 'wait', start.wait, 'input', case when start.batch is not null then v_input end);
         v_bad := rowlock.start_fault(v_rest, v_due_at) is not null
                  or (start.partition is not null
                      and rowlock.partition_in(v_app, rowlock.queue_for(v_app, start.workflow, start.queue),
@@ -530,6 +562,17 @@ begin
             return v_id;
         end if;
         v_due_at := v_now + start.quiet;
+    elsif start.batch is not null then
+        v_size := coalesce(start.size, rowlock.batch_size());
+        v_new := v_id;
+        v_id := rowlock.take_batch(v_app, start.workflow, start.batch, v_new, v_size,
+                                   coalesce(start.wait, rowlock.batch_wait()), v_input);
+        if v_id <> v_new then
+            return v_id;
+        end if;
+        if jsonb_array_length(v_input -> rowlock.batch_list(v_input)) < v_size then
+            v_due_at := v_now + coalesce(start.wait, rowlock.batch_wait());
+        end if;
     end if;
 
     v_queue := coalesce(
@@ -537,10 +580,11 @@ begin
         (select w.queue from rowlock.workflow as w where w.app = v_app and w.name = start.workflow),
         'default');
     insert into rowlock.run (id, created_at, priority, app, workflow, queue, key, input, attributes,
-                             trace_context, deadline_at, partition, start_before, dedup, debounce)
+                             trace_context, deadline_at, partition, start_before, dedup, debounce, batch,
+                             batch_size)
     values (v_id, v_now, v_priority, v_app, start.workflow, v_queue, start.key, v_input, start.attributes,
             start.trace_context, v_due_at + start.deadline, start.partition, start.start_before, start.dedup,
-            start.debounce);
+            start.debounce, start.batch, v_size);
     insert into rowlock.task (run_id, due_at, priority, state, app, queue, workflow, partition,
                               start_before)
     values (v_id, v_due_at, v_priority, case when v_due_at > v_now then 'scheduled' else 'ready' end,
@@ -551,7 +595,7 @@ begin
     return v_id;
 end $$;
 comment on function rowlock.start(text, jsonb, text, text, text, integer, interval, timestamptz, jsonb, jsonb,
-    interval, text, timestamptz, text, text, text, interval, interval) is
+    interval, text, timestamptz, text, text, text, interval, interval, text, integer, interval) is
 'Starts a run of a workflow and gives its id. The run begins when the transaction commits, and never if
 it does not.
 
@@ -577,4 +621,9 @@ on_duplicate: what becomes of a start whose dedup key an unfinished run has: exi
 debounce: a key, of up to 1,000 bytes: until the run is due, another start of the workflow with it gives the
     same run back, with the later input, attributes and deadline, put off again; default: none.
 quiet: how long after the last such start it is due; default: none, but debounce needs it.
-most: with debounce: how long after the first such start it is due at the latest; default: however long.';
+most: with debounce: how long after the first such start it is due at the latest; default: however long.
+batch: a key, of up to 1,000 bytes: until the run is due or full, another start of the workflow with it gives
+    the same run back and adds its list to the run''s; one argument must be a JSON array, all others the same;
+    default: none.
+size: with batch: how long the list may become, 1 to 10000; so long it is due at once; default: 100.
+wait: with batch: how long after such a start it is due at the latest; default: 5 seconds.';

@@ -1,0 +1,135 @@
+"""Batches at random, by a seed: callers add numbers to two of them, workers take what is ready.
+
+In the end every number whose start was committed is in the list of the run that its caller was
+given, and in no other; no list is longer than any of its starts allowed; and every run began with
+all of it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import psycopg
+
+from rowlock import Batch
+from store.races.sessions import Session, Worker, World, finish, release, step
+from store.races.test_start_key_hammer import ISOLATIONS, KEYS, SECONDS, SEED
+
+FORGIVEN = {"RLS01", "RLS02", "40001"}
+
+
+@dataclass
+class Hammer:
+    world: World
+    until: float
+    did: Counter[str] = field(default_factory=Counter)
+    given: dict[int, UUID] = field(default_factory=dict)
+    """Numbers whose start was committed, and the run they are in."""
+    sizes: dict[UUID, int] = field(default_factory=dict)
+    begun: dict[UUID, list[int]] = field(default_factory=dict)
+    """Runs, with the list that their first claim gave."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    numbers: int = 0
+
+    def goes_on(self) -> bool:
+        return time.monotonic() < self.until
+
+    def some(self, count: int) -> list[int]:
+        with self.lock:
+            self.numbers += count
+            return list(range(self.numbers - count, self.numbers))
+
+    def was_given(self, run: UUID, numbers: list[int], size: int) -> None:
+        with self.lock:
+            self.given |= dict.fromkeys(numbers, run)
+            self.sizes[run] = min(size, self.sizes.get(run, size))
+
+
+def call_at_random(hammer: Hammer, session: Session, number: int) -> None:
+    dice = random.Random(SEED * 100 + number)
+    while hammer.goes_on():
+        what = dice.choice(["add"] * 8 + ["two", "two", "cancel", "reschedule"])
+        size, wait = dice.choice([5, 7, 7]), dice.choice([0.001, 0.02, 0.1])
+        asked = [hammer.some(dice.choice([1, 1, 1, 2, 4]))]
+        runs: list[UUID] = []
+        try:
+            session.begin(dice.choice(ISOLATIONS))
+            if what == "add":
+                how = Batch(dice.choice(KEYS), size, wait)
+                runs = [session.start(input=json.dumps({"pages": asked[0]}), batch=how)]
+            elif what == "two":
+                asked.append(hammer.some(1))
+                fields = {"workflow": "fulfil", "size": size, "wait": f"{wait} seconds"}
+                runs = session.start_many(
+                    *({**fields, "batch": key, "input": {"pages": pages}}
+                      for key, pages in zip(dice.sample(KEYS, 2), asked, strict=True))
+                )  # fmt: skip
+            else:
+                act = {
+                    "cancel": "select rowlock.cancel(run_id) from rowlock.runs"
+                    " where finished_at is null order by random() limit 1",
+                    "reschedule": "select rowlock.reschedule(run_id, now() + interval '5 ms')"
+                    "  from rowlock.runs where status in ('ready', 'scheduled')"
+                    " order by random() limit 1",
+                }
+                session.run(act[what])
+            session.run("select pg_sleep(%s)", dice.choice([0, 0, 0.002, 0.02]))
+            if dice.random() < 0.8:
+                session.commit()
+                hammer.did[what] += 1
+                for run, numbers in zip(runs, asked, strict=False):
+                    hammer.was_given(run, numbers, size)
+            else:
+                session.rollback()
+        except psycopg.Error as error:
+            session.rollback()
+            if error.sqlstate not in FORGIVEN:
+                raise
+            hammer.did[f"{what}: {error.sqlstate}"] += 1
+
+
+def work(hammer: Hammer, worker: Worker, number: int) -> None:
+    """Never waits for a lock; gives runs back, and ends them one way or the other."""
+    dice = random.Random(SEED * 100 + 50 + number)
+    worker.run("set lock_timeout = '100 ms'")
+    while hammer.goes_on():
+        worker.tend()
+        for run in worker.claim(4):
+            hammer.begun.setdefault(run.run_id, json.loads(run.input)["pages"])
+            if dice.random() < 0.8 or run.cancel is not None:
+                status = "cancelled" if run.cancel else dice.choice(["succeeded", "failed"])
+                worker.write(step(run, str(run.epoch)), finish(run, status))
+            else:
+                worker.write(release(run, None))
+
+
+def test_every_number_is_in_the_run_that_its_caller_was_given_once(world: World) -> None:
+    hammer = Hammer(world, time.monotonic() + SECONDS)
+    callers = [world.session(f"caller {n}") for n in range(6)]
+    workers = [world.worker(f"worker {n}") for n in range(2)]
+    with ThreadPoolExecutor(8) as threads:
+        rest = [threads.submit(call_at_random, hammer, one, n) for n, one in enumerate(callers)]
+        rest += [threads.submit(work, hammer, one, n) for n, one in enumerate(workers)]
+        for one in rest:
+            one.result()
+    stored: dict[UUID, list[int]] = dict(
+        world.anybody.run("select id, input -> 'pages' from rowlock.run")
+    )
+    lengths = Counter(map(len, stored.values()))
+    print(f"seed {SEED}: {dict(hammer.did)}, lists of {sorted(lengths.items())}")
+    found = [(number, run) for run, pages in stored.items() for number in pages]
+    assert sorted(found) == sorted(hammer.given.items()), f"seed {SEED}"
+    too_long = {run: pages for run, pages in stored.items() if len(pages) > hammer.sizes[run]}
+    assert too_long == {}, f"seed {SEED}"
+    other = {run: pages for run, pages in hammer.begun.items() if stored[run] != pages}
+    assert other == {}, f"seed {SEED}"
+    assert hammer.did["add"] > 10
+    assert max(lengths) > 4
+    assert len(hammer.begun) > 10
