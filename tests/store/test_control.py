@@ -11,7 +11,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from rowlock.store.statements import CLAIM, REGISTER_WORKER
+from rowlock.store.statements import CLAIM, REGISTER_WORKER, parted
 from store.races.sessions import (
     APP,
     Session,
@@ -64,7 +64,7 @@ def versioned(world: World, version: str) -> Worker:
 
 
 def claimed_ids(worker: Worker, version: str = "", want: int = 100) -> list[UUID]:
-    claimed = worker.call(
+    found = worker.call(
         CLAIM,
         worker=worker.worker_id,
         app=APP,
@@ -73,7 +73,9 @@ def claimed_ids(worker: Worker, version: str = "", want: int = 100) -> list[UUID
         after=None,
         want=want,
         listening=False,
+        memory=None,
     )
+    claimed, _ = parted(found)
     return sorted(one.run_id for one in claimed)
 
 

@@ -68,7 +68,8 @@ class Backlog:
         self.worker.claim(10, queues=["full"])
         self.worker.claim(10, queues=["rated"])
         admin.run(
-            "update rowlock.task set state = 'running', worker_id = %s, limited = true"
+            "update rowlock.task set state = 'running', worker_id = %s, limited = true,"
+            " claimed_at = clock_timestamp()"
             " where run_id = any (array(select run_id from rowlock.task where partition = 'big'"
             " order by run_id limit 5))",
             self.worker.worker_id,
@@ -89,6 +90,7 @@ class Backlog:
             "after": None,
             "want": want,
             "listening": False,
+            "memory": None,
         }
         cost = cost_of(self.worker, CLAIM.sql, given)
         return cost.buffers, cost.scanned & set(TABLES)

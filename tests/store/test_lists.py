@@ -219,6 +219,7 @@ class Life:
                 after=None,
                 want=self.chance.randint(2, 9),
                 listening=False,
+                memory=None,
             )
         ]
 

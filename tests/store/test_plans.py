@@ -234,6 +234,7 @@ def claim(backlog: Backlog) -> tuple[Statement[Any], dict[str, Any]]:
         "after": None,
         "want": 10,
         "listening": False,
+        "memory": None,
     }
 
 

@@ -349,6 +349,8 @@ class Worker(Session):
         self.worker_id = worker_id
         self.next = Next()
         """What the last claim said of the next one."""
+        self.places: str | None = None
+        """What the last places that were handed over said of the next."""
 
     def claim(
         self,
@@ -358,6 +360,7 @@ class Worker(Session):
         listening: bool = False,
         version: str = "",
         after: str | None = None,
+        memory: str | None = None,
     ) -> list[Claimed]:
         found = self.call(
             CLAIM,
@@ -368,6 +371,7 @@ class Worker(Session):
             after=after,
             want=want,
             listening=listening,
+            memory=memory,
         )
         claimed, self.next = parted(found)
         return claimed
@@ -384,10 +388,15 @@ class Worker(Session):
         batch = parameters(self.worker_id, list(entries), retrying=retrying, groups=groups)
         return Verdicts(self.call(JOURNAL, **batch))
 
-    def hand_over(self, *entries: Entry, version: str = "") -> tuple[Verdicts, list[Claimed]]:
+    def hand_over(
+        self, *entries: Entry, version: str = "", memory: str | None = None
+    ) -> tuple[Verdicts, list[Claimed]]:
         """Journal, and claim for what it let go of."""
         batch = parameters(self.worker_id, list(entries), retrying=False)
-        verdicts = Verdicts(self.call(JOURNAL_AND_CLAIM, **batch, app=APP, version=version))
+        verdicts = Verdicts(
+            self.call(JOURNAL_AND_CLAIM, **batch, app=APP, version=version, memory=memory)
+        )
+        self.places = next((a.detail for a in verdicts.answers if a.verdict == "memory"), None)
         return verdicts, [
             claimed_from(answer.detail)
             for answer in verdicts.answers

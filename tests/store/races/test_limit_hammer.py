@@ -13,6 +13,7 @@ import pytest
 
 from rowlock.store.statements import Claimed
 from store.limit_spy import FULLEST_WINDOW, NO_SPY, SPY
+from store.pinning import from_before, of_places
 from store.races.sessions import APP, Worker, World, finish, release, sleep_on
 
 SECONDS = float(os.environ.get("ROWLOCK_HAMMER_SECONDS", "8"))
@@ -38,7 +39,8 @@ def work(worker: Worker, chance: random.Random, over: threading.Event) -> int:
         hold = chance.random() < 0.3
         if hold:
             worker.begin()
-        mine += worker.claim(chance.randint(1, 6))
+        # Whatever a worker remembers, it is no way past a limit.
+        mine += worker.claim(chance.randint(1, 6), memory=chance.choice([None, from_before()]))
         if hold:
             over.wait(chance.random() * 0.01)
             worker.commit()
@@ -72,7 +74,7 @@ def hand_over(worker: Worker, one: Claimed) -> tuple[str, list[Claimed]]:
     worker.begin()
     worker.run("select pg_advisory_xact_lock_shared(%s)", CHANGING)
     end = finish(one)
-    verdicts, more = worker.hand_over(end)
+    verdicts, more = worker.hand_over(end, memory=of_places(from_before()))
     worker.commit()
     return verdicts.of_worker or verdicts.of(end), more
 
@@ -103,6 +105,8 @@ def upkeep(world: World, chance: random.Random, over: threading.Event) -> None:
                 " where id = (select min(id) from rowlock.worker)"
             )
         session.tend()
+        # As who has counted and walked far.
+        session.run("select rowlock.move_oldest(%s, 'default', null)", APP)
         session.run(
             "update rowlock.task set state = 'ready', due_at = now() where run_id = any (array("
             " select run_id from rowlock.task where state = 'waiting' for update skip locked))"

@@ -3,8 +3,9 @@
 Polling is the truth; being told (a notification, the own journal, a round of tending) only
 shortens the wait. A worker that finds nothing says that it listens, then looks once more: whoever
 starts a run after that look sees the flag and tells it. A queue with a rate says itself when to
-come again. When runs of a limited queue end here, others come in their places with the journal's
-commit, while there are other slots free: or other queues would get none.
+come again; and what a claim wants to be told with the next one (behind.sql) goes back as it came.
+When runs of a limited queue end here, others come in their places with the journal's commit, while
+there are other slots free: or other queues would get none.
 
 Reads and writes: store's CLAIM, HISTORY, OUTCOMES; takes what JOURNAL_AND_CLAIM gave.
 """
@@ -83,6 +84,7 @@ class Claimer:
         self._is_all = False
         self._all_slots = max(1, slots.free())
         self._handed: asyncio.Queue[list[Claimed]] = asyncio.Queue()
+        self._memory: str | None = None
         self._is_claiming = False
 
     def poke(self) -> None:
@@ -94,10 +96,13 @@ class Claimer:
         is_alone = self._queues is not None and len(self._queues) == 1
         if not self._is_claiming or not (is_alone or self._slots.free() > places):
             return None
-        return {"app": self._app, "version": self._settings.version}
+        return {"app": self._app, "version": self._settings.version, "memory": self._memory}
 
-    def take(self, claimed: list[Claimed]) -> None:
+    def take(self, claimed: list[Claimed], memory: str | None) -> None:
         """See the journal's Heir."""
+        self._memory = memory
+        if not claimed:
+            return
         self._observer.claimed(claimed, None)
         fresh = [one for one in claimed if one.epoch == 1]
         for one in fresh:
@@ -199,6 +204,7 @@ class Claimer:
                 "after": self._next.after,
                 "want": want,
                 "listening": self._listening and not self._settings.pgbouncer,
+                "memory": self._next.memory,
             },
         )
         claimed, following = parted(found)

@@ -77,8 +77,8 @@ class Heir(Protocol):
     def wants(self, places: int) -> Mapping[str, Any] | None:
         """Whether it would take runs for so many places: for whom to claim, or None."""
 
-    def take(self, claimed: list[Claimed]) -> None:
-        """They are this worker's now."""
+    def take(self, claimed: list[Claimed], memory: str | None) -> None:
+        """They are this worker's now; and what the next claim of this kind is to say again."""
 
 
 class WorkerGone(Exception):
@@ -234,6 +234,7 @@ class Journal:
                 continue
             found: dict[int, Answer] = {}
             claimed: list[Claimed] = []
+            memory: str | None = None
             busy = listened = False
             arrived: set[str] = set()
             for answer in answers:
@@ -241,6 +242,8 @@ class Journal:
                     found[answer.number] = answer
                 elif answer.verdict == "claimed":
                     claimed.append(claimed_from(answer.detail))
+                elif answer.verdict == "memory":
+                    memory = answer.detail
                 elif answer.verdict == "gone":
                     raise WorkerGone
                 elif answer.verdict == "again":
@@ -260,8 +263,8 @@ class Journal:
             self._observer.written(len(entries), time.perf_counter() - began)
             if self._points is not None:
                 await self._points.written(entries, found)
-            if claimed and self._heir is not None:
-                self._heir.take(claimed)
+            if claims is not None and self._heir is not None:
+                self._heir.take(claimed, memory)
             if len(claimed) < places or any(map(_makes_ready, entries)):
                 self._on_ready()
             if listened:

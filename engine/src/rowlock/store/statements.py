@@ -113,6 +113,7 @@ class Claimed:
     """Whether its queue is limited: when it ends, there may be room for another."""
     again_in: float | None = None
     after: str | None = None
+    memory: str | None = None
     """Of the last row, if that is no run: see Next."""
 
 
@@ -124,12 +125,14 @@ class Next:
     """Seconds until it is worth while; 0: as soon as others are done; None: nothing is known."""
     after: str | None = None
     """The queue that this one came to; None: the next one begins with the first."""
+    memory: str | None = None
+    """What the database wants to be told again, whatever it is; None: nothing."""
 
 
 CLAIM = Statement(
     "claim",
     "select * from rowlock.claim_next(%(worker)s, %(app)s, %(version)s, %(queues)s::text[],"
-    " %(after)s, %(want)s, %(listening)s)",
+    " %(after)s, %(want)s, %(listening)s, p_memory => %(memory)s)",
     Claimed,
 )
 
@@ -143,7 +146,7 @@ def parted(rows: list[Claimed]) -> tuple[list[Claimed], Next]:
     """The runs that a claim gave, and what it said of the next one."""
     runs = [row for row in rows if row.run_id is not None]
     last = rows[-1] if len(runs) < len(rows) else None
-    return runs, Next() if last is None else Next(last.again_in, last.after)
+    return runs, Next() if last is None else Next(last.again_in, last.after, last.memory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +336,8 @@ _BATCH = (
 JOURNAL = Statement("journal", f"select * from rowlock.journal({_BATCH})", Answer)  # noqa: S608
 JOURNAL_AND_CLAIM = Statement(
     "journal_and_claim",
-    f"select * from rowlock.journal_and_claim({_BATCH}, %(app)s, %(version)s)",  # noqa: S608
+    f"select * from rowlock.journal_and_claim({_BATCH}, %(app)s, %(version)s,"  # noqa: S608
+    " %(memory)s::jsonb)",
     Answer,
 )
 """The same, and as many runs as it lets go of limited ones (functions/hand_over.sql)."""

@@ -21,12 +21,12 @@ from rowlock_loadtest.contention.seat import Seat
 from rowlock_loadtest.contention.truth import WORKFLOW
 
 CLAIM = (
-    "select run_id::text, epoch, queue, waited, cancel is not null, null, null"
+    "select run_id::text, epoch, queue, waited, cancel is not null, null, null, null"
     " from rowlock.claim(%s, %s, '', %s::text[], %s, %s)"
 )
 CLAIM_NEXT = (
-    "select run_id::text, epoch, queue, waited, cancel is not null, again_in, after"
-    " from rowlock.claim_next(%s, %s, '', %s::text[], %s, %s, %s)"
+    "select run_id::text, epoch, queue, waited, cancel is not null, again_in, after, memory"
+    " from rowlock.claim_next(%s, %s, '', %s::text[], %s, %s, %s, p_memory => %s)"
 )
 JOURNAL = (
     "select i, verdict from rowlock.journal(%s, '[]', 0, false, false, '[]', '[]', %s::jsonb,"
@@ -77,7 +77,7 @@ class Claims:
     """Claims of one worker, as its code makes them on this Rowlock.
 
     Where there is `rowlock.claim_next`, its last row says how the next call is to be made: from
-    which queue on, and how soon if a limit left nothing.
+    which queue on, how soon if a limit left nothing, and what it is to be told again.
     """
 
     def __init__(
@@ -88,25 +88,27 @@ class Claims:
         [(found,)] = seat.ask("select to_regproc('rowlock.claim_next') is not null", [])
         self._has_next = bool(found)
         self._after: str | None = None
+        self._memory: str | None = None
         self._again_s: float | None = None
         self._busy = 0
 
     def take(self, at: float | None, want: int, *, listening: bool = False) -> list[Taken] | None:
         """At most so many runs, noted down; None: rolled back."""
         place = [self._after] if self._has_next else []
+        memory = [self._memory] if self._has_next else []
         rows = self._seat.timed(
             "claim",
             at,
             CLAIM_NEXT if self._has_next else CLAIM,
-            [self.worker, self._app, self._queues, *place, want, listening],
+            [self.worker, self._app, self._queues, *place, want, listening, *memory],
         )
         if rows is None:
             return None
-        self._after = self._again_s = None
+        self._after = self._again_s = self._memory = None
         taken = []
-        for run, epoch, queue, waited, stop, again_s, after in rows:
+        for run, epoch, queue, waited, stop, again_s, after, kept in rows:
             if run is None:
-                self._again_s, self._after = again_s, after
+                self._again_s, self._after, self._memory = again_s, after, kept
                 continue
             taken.append((run, epoch, stop))
             self._seat.claimed(run, epoch, queue, waited)

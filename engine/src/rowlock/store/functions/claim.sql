@@ -43,17 +43,18 @@ as $$
 $$;
 
 -- claim_next: see above. p_after: the queue that the last call came to. Its last row may be no run, but says
--- when to come again sooner than to poll (again_in, in seconds; 0: another claim was at it), and p_after of
--- the next call (null: from the first). p_handed: the caller's transaction has let go of as many runs of this
--- one queue, and hands their places over (hand_over.sql).
+-- when to come again sooner than to poll (again_in, in seconds; 0: another claim was at it), p_after of the
+-- next call (null: from the first), and its p_memory (null: there is nothing to remember, see behind.sql).
+-- p_handed: the caller's transaction has let go of as many runs of this one queue, which were claimed at this
+-- time or before, and hands their places over (hand_over.sql).
 create or replace function rowlock.claim_next(
     p_worker bigint, p_app text, p_version text, p_queues text[], p_after text, p_want integer,
-    p_listening boolean, p_handed boolean default false)
+    p_listening boolean, p_handed timestamptz default null, p_memory text default null)
 returns table (
     run_id uuid, epoch integer, generation integer, created_at timestamptz, workflow text, queue text,
     version text, key text, takeovers smallint, input text, attributes text, trace_context text,
     waited double precision, started_at timestamptz, age double precision, deadline_in double precision,
-    in_group boolean, cancel text, limited boolean, again_in double precision, after text)
+    in_group boolean, cancel text, limited boolean, again_in double precision, after text, memory text)
 language plpgsql volatile
 set search_path = pg_catalog
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off
@@ -63,6 +64,7 @@ as $$
 declare
     a_batch   constant integer := 32;    -- queues that one claim serves, when there are more
     most_idle constant integer := 1024;  -- queues that it looks at when none gives anything
+    a_walk    constant integer := 2000;  -- entries of the index that it may walk past for nothing
     v_wanted  integer := p_want;
     v_from    text := coalesce(p_after, '');
     v_wrapped boolean := coalesce(p_after, '') = '';
@@ -71,6 +73,7 @@ declare
     v_queue   text;
     v_fits    text[];
     v_got     integer;
+    v_is_all  boolean;
     v_limited boolean;
     v_parted  boolean;
     v_alone   boolean;
@@ -81,6 +84,14 @@ declare
     v_at      timestamptz;
     v_again   double precision;
     v_after   text;
+    v_began   timestamptz := clock_timestamp();
+    v_walked  bigint := pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass);
+    v_bounded boolean := false;  -- whether this look is no full one
+    v_behind  jsonb;             -- what is remembered, if anything is: see behind.sql
+    v_bounds  jsonb;
+    v_look    jsonb;             -- the bounds behind which this look at a queue begins; null: at its head
+    v_plain   boolean;
+    v_least   timestamptz;       -- no claim of a limited queue is earlier (limits.sql)
     v_paused_app       boolean;
     v_paused_queues    text[] := '{}';
     v_paused_workflows text[] := '{}';
@@ -95,9 +106,19 @@ begin
         return;
     end if;
 
-    v_batch := coalesce(p_queues, rowlock.ready_queues(p_app, v_from, a_batch));
-    if v_batch = '{}' and v_wrapped then
-        return;
+    if p_memory is not null then
+        select r.bounded, r.behind into v_bounded, v_behind
+          from rowlock.recall(p_app, p_memory::jsonb, v_began) as r;
+    end if;
+    if v_bounded then
+        v_batch := array(select k from jsonb_object_keys(v_behind) as k
+                          where p_queues is null or k = any (p_queues));
+    else
+        v_batch := coalesce(p_queues, rowlock.ready_queues(p_app, v_from, a_batch));
+        if v_batch = '{}' and v_wrapped and v_behind is null
+           and pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass) - v_walked <= a_walk then
+            return;
+        end if;
     end if;
     if p_version = '' then
         v_fits := array(select v.name from rowlock.version as v where v.app = p_app) || '{""}'::text[];
@@ -122,16 +143,22 @@ begin
     loop
         v_looked := v_looked + cardinality(v_batch);
         -- Where the walk goes on; an incomplete batch was the last.
-        v_after := case when p_queues is null and cardinality(v_batch) = a_batch then v_batch[a_batch] end;
+        v_after := case when v_bounded then p_after
+                        when p_queues is null and cardinality(v_batch) = a_batch then v_batch[a_batch] end;
         if cardinality(v_batch) > 1 then
             v_batch := rowlock.by_weight(p_app, v_batch);
         end if;
         foreach v_queue in array v_batch loop
             exit when p_want <= 0;
             continue when v_queue = any (v_paused_queues);
+            v_bounds := nullif(v_behind -> v_queue, 'null');
             -- A probe a version: as a semi-join it reads the whole queue of a version that is not ours. The
-            -- last of the index says whether any is in a partition.
-            select q.limited, (
+            -- last of the index says whether any is in a partition; behind bounds there is none.
+            select q.limited, q.rate is null and q.ageing is null and not q.partitions,
+                   case when v_bounded and v_bounds is not null and q.rate is null and q.ageing is null
+                             and not q.partitions
+                        then case when rowlock.is_behind(p_app, v_queue, v_fits, v_bounds) then false end
+                        else (
                        select bool_or(t.parted)
                          from unnest(v_fits) as f (version)
                         cross join lateral (
@@ -139,12 +166,17 @@ begin
                                where t.app = p_app and t.queue = v_queue and t.version = f.version
                                  and t.state = 'ready'
                                order by t.app desc, t.queue desc, t.version desc, coalesce(t.partition, '') desc
-                               limit 1) as t)
-              into v_limited, v_parted
+                               limit 1) as t) end
+              into v_limited, v_plain, v_parted
               from rowlock.queue as q where q.app = p_app and q.name = v_queue;
-            continue when v_parted is null;
             v_alone := v_limited or v_parted;
-            continue when p_handed and (v_parted or v_paused_workflows <> '{}'
+            if v_behind is not null then
+                v_bounds := case when v_plain and v_parted is not true then v_bounds end;
+                v_behind := rowlock.note_look(v_behind, v_queue, v_bounds, v_parted is not null, v_began);
+                v_look := case when v_bounded then v_bounds end;
+            end if;
+            continue when v_parted is null;
+            continue when p_handed is not null and (not v_limited or v_parted or v_paused_workflows <> '{}'
                                         or not rowlock.may_hand_over(p_app, v_queue, v_fits));
             if v_limited then
                 v_room := rowlock.room(p_app, v_queue, v_fits, p_worker, p_want);
@@ -160,10 +192,13 @@ begin
             if not found then
                 return;
             end if;
-            if p_handed then
+            if p_handed is not null then
                 v_ids := (rowlock.pick(p_app, v_queue, '', v_fits, '{}', (
                               select q.ageing from rowlock.queue as q where q.app = p_app and q.name = v_queue),
-                              v_room.room, v_room.room, '{}')).ids;
+                              v_room.room, v_room.room, '{}', v_look)).ids;
+                v_is_all := cardinality(v_ids) < v_room.room;
+                v_least := greatest(p_handed, (
+                    select g.oldest from rowlock.queue_gate as g where g.app = p_app and g.name = v_queue));
             else
                 if v_alone then
                     select g.* into v_gate from rowlock.queue_gate as g
@@ -184,15 +219,28 @@ begin
                     continue;
                 end if;
 
+                v_least := case when v_alone then v_gate.oldest end;
                 if v_alone then
-                    select x.ids, x.at, x.again_in into v_ids, v_at, v_soon
+                    select x.ids, x.at, x.again_in, x.is_all
+                      into v_ids, v_at, v_soon, v_is_all
                       from rowlock.pick_limited(p_app, v_queue, v_parted, v_gate, v_fits, p_worker,
-                                                 v_paused_workflows, p_want) as x;
+                                                 v_paused_workflows, p_want, v_look) as x;
                     v_again := least(v_again, v_soon);
                 else
                     v_at := null;
                     v_ids := null;
+                    if v_behind is not null then
+                        -- Limited meanwhile: as below.
+                        continue when (select q.limited from rowlock.queue as q
+                                        where q.app = p_app and q.name = v_queue);
+                        v_ids := (rowlock.pick(p_app, v_queue, '', v_fits, v_paused_workflows, null, p_want,
+                                               p_want, '{}', v_look)).ids;
+                        v_is_all := cardinality(v_ids) < p_want;
+                    end if;
                 end if;
+            end if;
+            if v_behind is not null and v_plain and not v_parted then
+                v_behind := rowlock.note_taken(v_behind, v_queue, v_bounds, v_ids, v_is_all, v_began);
             end if;
             continue when v_ids = '{}';
 
@@ -200,7 +248,7 @@ begin
             with claimed as (
                 update rowlock.task as t
                    set state = 'running', epoch = t.epoch + 1, worker_id = p_worker,
-                       claimed_at = clock_timestamp(),
+                       claimed_at = greatest(clock_timestamp(), v_least),
                        started_at = coalesce(t.started_at, v_at, clock_timestamp()),
                        limited = t.limited or v_alone,
                        version = case when t.version = '' then p_version else t.version end
@@ -222,18 +270,18 @@ begin
                                              where q.app = p_app and q.name = v_queue and q.limited)
                           order by c.priority, c.due_at, c.run_id
                           limit p_want)))
-                returning t.run_id, t.epoch, t.generation, t.version, t.takeovers, t.claimed_at, t.due_at,
-                          t.started_at, t.queue)
+                returning t.run_id, t.epoch, t.generation, t.version, t.takeovers, t.due_at, t.started_at,
+                          t.queue, clock_timestamp() as at)
             select c.run_id, c.epoch, c.generation, r.created_at, r.workflow, c.queue, c.version, r.key,
                    c.takeovers,
                    case when c.generation = 1 then r.input else g.input end::text,
                    r.attributes::text, r.trace_context::text,
-                   extract(epoch from c.claimed_at - c.due_at)::double precision, c.started_at,
-                   extract(epoch from c.claimed_at - c.started_at)::double precision,
+                   extract(epoch from c.at - c.due_at)::double precision, c.started_at,
+                   extract(epoch from c.at - c.started_at)::double precision,
                    extract(epoch from case when c.generation = 1 then r.deadline_at else g.deadline_at end
-                                      - c.claimed_at)::double precision,
+                                      - c.at)::double precision,
                    r.child_index is not null,
-                   q.request, v_limited, null::double precision, null::text
+                   q.request, v_limited, null::double precision, null::text, null::text
               from claimed as c
              cross join lateral (
                    select x.* from rowlock.run as x where x.id = c.run_id offset 0) as r
@@ -248,7 +296,7 @@ begin
             get diagnostics v_got = row_count;
             p_want := p_want - v_got;
         end loop;
-        exit when p_queues is not null or p_want < v_wanted or v_looked >= most_idle;
+        exit when v_bounded or p_queues is not null or p_want < v_wanted or v_looked >= most_idle;
         if v_after is null then
             exit when v_wrapped;
             v_wrapped := true;
@@ -258,7 +306,14 @@ begin
         v_batch := rowlock.ready_queues(p_app, coalesce(v_after, ''), a_batch);
         exit when v_batch = '{}';
     end loop;
-    if v_again is not null or v_after is not null then
+    if v_bounded then
+        memory := (p_memory::jsonb || jsonb_build_object('behind', v_behind))::text;
+        v_again := least(v_again, extract(epoch from (p_memory::jsonb ->> 'due')::timestamptz - v_began));
+    elsif pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass) - v_walked
+              > a_walk + 10 * (v_wanted - p_want) then
+        memory := rowlock.memory_of(v_behind, v_began)::text;
+    end if;
+    if v_again is not null or v_after is not null or memory is not null then
         again_in := case when p_want > 0 then v_again end;
         after := v_after;
         return next;

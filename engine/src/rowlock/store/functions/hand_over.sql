@@ -9,7 +9,8 @@
 --
 -- That the places are the caller's to give is certain: he holds his worker row FOR KEY SHARE, and only its
 -- holder FOR UPDATE, or his own journal, ends a claim of his (journal.sql). His own claims may come meanwhile:
--- he sees fewer gone than did go.
+-- he sees fewer gone than did go. Whom he claims he claims no earlier than those whose places they take, whatever
+-- the clock says: so no count begins behind them (limits.sql).
 --
 -- may_hand_over: whether places in a queue go on this way. Not for rates and partitions, which the gate guards
 -- too; not before all that runs is marked, so that it is counted (limits.sql); nor where code of another version
@@ -33,16 +34,17 @@ begin
     return not found;
 end $$;
 
--- held: of these runs, those that this worker runs under a limit and in no partition, by queue.
+-- held: of these runs, those that this worker runs under a limit and in no partition, by queue; and when the
+-- last of them was claimed.
 create or replace function rowlock.held(p_worker bigint, p_app text, p_runs uuid[])
-returns table (queue text, n integer)
+returns table (queue text, n integer, claimed_at timestamptz)
 language sql volatile
 set search_path = pg_catalog
 as $$
-    select t.queue, count(*)::integer
+    select t.queue, count(*)::integer, max(t.claimed_at)
       from unnest(p_runs) as e (run_id)
      cross join lateral (
-           select y.queue from rowlock.task as y
+           select y.queue, y.claimed_at from rowlock.task as y
             where y.run_id = e.run_id and y.state || '' = 'running' and y.worker_id + 0 = p_worker
               and y.app || '' = p_app and y.limited and coalesce(y.partition, '') = ''
            offset 0) as t
@@ -52,11 +54,11 @@ $$;
 
 -- journal_and_claim: journal, and as many runs as it let go of limited ones: each as an answer, with the
 -- verdict `claimed` and what claim_next gives of it. Only a worker that has slots to spare asks for it, or other
--- queues would get none.
+-- queues would get none. p_memory, and an answer `memory`: by queue what claim_next is to be told (behind.sql).
 create or replace function rowlock.journal_and_claim(
     p_worker bigint, p_steps json, p_asked integer, p_made boolean, p_rows boolean, p_emits jsonb,
     p_waits jsonb, p_finishes jsonb, p_suspends jsonb, p_releases jsonb, p_groups text[],
-    p_retrying boolean, p_app text, p_version text)
+    p_retrying boolean, p_app text, p_version text, p_memory jsonb default null)
 returns table (i integer, verdict text, detail jsonb)
 language plpgsql volatile
 set search_path = pg_catalog
@@ -68,7 +70,10 @@ declare
     v_ends   uuid[];
     v_queues text[];
     v_before integer[];
+    v_lasts  timestamptz[];
     v_place  record;
+    v_row    record;
+    v_memory jsonb := coalesce(p_memory, '{}');
 begin
     -- The fence, as in journal: what is held now ends in this transaction or not at all.
     perform 1 from rowlock.worker as w
@@ -76,7 +81,7 @@ begin
         for key share skip locked;
     if found then
         v_ends := array(select e.run from jsonb_to_recordset(p_finishes || p_suspends || p_releases) as e (run uuid));
-        select array_agg(h.queue), array_agg(h.n) into v_queues, v_before
+        select array_agg(h.queue), array_agg(h.n), array_agg(h.claimed_at) into v_queues, v_before, v_lasts
           from rowlock.held(p_worker, p_app, v_ends) as h;
     end if;
     return query
@@ -84,14 +89,25 @@ begin
       from rowlock.journal(p_worker, p_steps, p_asked, p_made, p_rows, p_emits, p_waits, p_finishes,
                            p_suspends, p_releases, p_groups, p_retrying) as j;
     for v_place in
-        select b.queue, b.n - coalesce(h.n, 0) as n
-          from unnest(v_queues, v_before) as b (queue, n)
+        select b.queue, b.n - coalesce(h.n, 0) as n, b.claimed_at
+          from unnest(v_queues, v_before, v_lasts) as b (queue, n, claimed_at)
           left join rowlock.held(p_worker, p_app, v_ends) as h on h.queue = b.queue
          where b.n > coalesce(h.n, 0)
     loop
-        return query
-        select -1, 'claimed', to_jsonb(c)
-          from rowlock.claim_next(p_worker, p_app, p_version, array[v_place.queue], null, v_place.n, null, true) as c
-         where c.run_id is not null;
+        v_memory := v_memory - v_place.queue;
+        for v_row in
+            select c.run_id, c.memory, to_jsonb(c) as claimed
+              from rowlock.claim_next(p_worker, p_app, p_version, array[v_place.queue], null, v_place.n, null,
+                                      v_place.claimed_at, p_memory ->> v_place.queue) as c
+        loop
+            if v_row.run_id is not null then
+                return query select -1, 'claimed', v_row.claimed;
+            elsif v_row.memory is not null then
+                v_memory := v_memory || jsonb_build_object(v_place.queue, v_row.memory);
+            end if;
+        end loop;
     end loop;
+    if v_memory <> '{}' then
+        return query select -1, 'memory', to_jsonb(v_memory::text);
+    end if;
 end $$;

@@ -10,13 +10,26 @@
 -- Counted are marked rows (task.limited), for which there is an index that others pay nothing for. When a
 -- queue becomes limited, its next claim marks what runs already; what it can't lock it counts one by one.
 --
+-- While a transaction elsewhere pins xmin, that index keeps whatever has ended, and a count would walk past all
+-- of it. So runs in no partition are counted from a bound on, queue_gate.oldest: none that is counted has a
+-- smaller claimed_at, nor will one have. No clock has to be trusted for that:
+--   Who holds the gate alone moves the bound (move_oldest), in a later statement than the lock's, to the first
+--   claimed_at that he sees running; to any time, such as now, if he sees none.
+--   A claim that has the gate sees the bound, and claims at that time or later, wherever the clock stands.
+--   Who hands places over has no gate, and may not be seen. But he claims no earlier than the runs were claimed
+--   whose places they are (hand_over.sql), and for everybody else those run until both change in one commit:
+--   whoever moved the bound meanwhile saw them, or those whose places they had themselves.
+--   What runs since before the queue was limited may have been claimed at any time: when all of it is marked,
+--   the bound is forgotten. Until then all that runs is counted.
+--
 -- The plans that would turn bad are disabled by claim_next (claim.sql), whose settings hold for what it calls:
 -- they would cost each of these calls as well.
 
--- running: how many runs of a queue, or of one of its partitions, hold a claim; no further than p_most.
--- p_all: not all of them are marked.
+-- running: how many runs of a queue, or of one of its partitions, hold a claim; more than p_most need not be
+-- exact. p_all: not all of them are marked. p_oldest: queue_gate.oldest.
 create or replace function rowlock.running(
-    p_app text, p_queue text, p_partition text, p_most integer, p_all boolean) returns integer
+    p_app text, p_queue text, p_partition text, p_most integer, p_all boolean, p_oldest timestamptz default null)
+returns integer
 language plpgsql volatile
 set search_path = pg_catalog
 as $$
@@ -27,15 +40,57 @@ begin
                    and t.queue || '' = p_queue and (p_partition is null or coalesce(t.partition, '') = p_partition));
     elsif p_partition is null then
         return (select count(*)
-                  from (select from rowlock.task as t
-                         where t.app = p_app and t.queue = p_queue and t.state = 'running' and t.limited
-                         limit p_most) as x);
+                  from ((select from rowlock.task as t
+                          where t.app = p_app and t.queue = p_queue and coalesce(t.partition, '') = ''
+                            and t.claimed_at >= coalesce(p_oldest, '-infinity') and t.state = 'running' and t.limited
+                          limit p_most)
+                        union all
+                        (select from rowlock.task as t
+                          where t.app = p_app and t.queue = p_queue and coalesce(t.partition, '') > ''
+                            and t.state = 'running' and t.limited
+                          limit p_most)) as x);
     end if;
     return (select count(*)
               from (select from rowlock.task as t
                      where t.app = p_app and t.queue = p_queue and coalesce(t.partition, '') = p_partition
                        and t.state = 'running' and t.limited
                      limit p_most) as x);
+end $$;
+
+-- move_oldest: let counts of a queue begin later (see above), if they can and nobody else is at the gate.
+-- p_seen: where they began.
+create or replace function rowlock.move_oldest(p_app text, p_queue text, p_seen timestamptz) returns void
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+declare
+    v_from timestamptz;
+begin
+    -- The gate would be taken for nothing where the oldest still runs; and ten times a second is enough where
+    -- a walk is long for other reasons, such as what is dead in partitions.
+    if p_seen between clock_timestamp() - interval '0.1 s' and clock_timestamp() then
+        return;
+    end if;
+    perform 1 from rowlock.task as t
+      where t.app = p_app and t.queue = p_queue and coalesce(t.partition, '') = ''
+        and t.claimed_at = p_seen and t.state = 'running' and t.limited
+      limit 1;
+    if found then
+        return;
+    end if;
+    -- Again, under the lock: it may have been forgotten meanwhile.
+    select g.oldest into v_from from rowlock.queue_gate as g
+     where g.app = p_app and g.name = p_queue for update skip locked;
+    if not found then
+        return;
+    end if;
+    update rowlock.queue_gate as g
+       set oldest = greatest(v_from, coalesce((
+               select t.claimed_at from rowlock.task as t
+                where t.app = p_app and t.queue = p_queue and coalesce(t.partition, '') = ''
+                  and t.claimed_at >= coalesce(v_from, '-infinity') and t.state = 'running' and t.limited
+                order by t.app, t.queue, coalesce(t.partition, ''), t.claimed_at limit 1), clock_timestamp()))
+     where g.app = p_app and g.name = p_queue;
 end $$;
 
 -- mark_running: mark what runs since before the queue became limited. True: some could not be locked. Its
@@ -58,7 +113,7 @@ begin
     if found then
         return true;
     end if;
-    update rowlock.queue_gate as g set marked = p_revision where g.app = p_app and g.name = p_queue;
+    update rowlock.queue_gate as g set marked = p_revision, oldest = null where g.app = p_app and g.name = p_queue;
     return false;
 end $$;
 
@@ -87,18 +142,19 @@ begin
 end $$;
 
 -- room: how many runs may be claimed from a queue by this worker, and how many of them for the first time.
--- again_in: when the rate gives the next, if nothing else is in the way.
+-- again_in: when the rate gives the next, if nothing else is in the way. counted: how many run.
 create or replace function rowlock.room(
     p_set rowlock.queue, p_fits text[], p_worker bigint, p_want integer, p_at timestamptz, p_all boolean,
-    out room integer, out fresh integer, out again_in double precision)
+    p_oldest timestamptz, out room integer, out fresh integer, out again_in double precision, out counted integer)
 language plpgsql volatile
 set search_path = pg_catalog
 as $$
 begin
     room := p_want;
+    counted := 0;
     if p_set.concurrency is not null then
-        room := least(room, p_set.concurrency
-                            - rowlock.running(p_set.app, p_set.name, null, p_set.concurrency, p_all));
+        counted := rowlock.running(p_set.app, p_set.name, null, p_set.concurrency, p_all, p_oldest);
+        room := least(room, p_set.concurrency - counted);
     end if;
     if p_set.worker_concurrency is not null and room > 0 then
         room := least(room, p_set.worker_concurrency - (
@@ -116,7 +172,8 @@ begin
     end if;
 end $$;
 
--- room: the same as a guess, without the gate: who finds none takes it from nobody.
+-- room: the same as a guess, without the gate: who finds none takes it from nobody. Who has walked far for it
+-- lets the next count begin later.
 create or replace function rowlock.room(
     p_app text, p_queue text, p_fits text[], p_worker bigint, p_want integer,
     out room integer, out again_in double precision)
@@ -124,13 +181,21 @@ language plpgsql volatile
 set search_path = pg_catalog
 as $$
 declare
-    v_at   timestamptz := clock_timestamp();
-    v_set  rowlock.queue;
-    v_room record;
-    v_open record;
+    a_walk   constant integer := 1000;  -- entries of the index that a count may walk past for nothing
+    v_at     timestamptz := clock_timestamp();
+    v_walked bigint := pg_stat_get_xact_tuples_returned('rowlock.task_limited'::regclass);
+    v_oldest timestamptz;
+    v_set    rowlock.queue;
+    v_room   record;
+    v_open   record;
 begin
     select q.* into v_set from rowlock.queue as q where q.app = p_app and q.name = p_queue;
-    v_room := rowlock.room(v_set, p_fits, p_worker, p_want, v_at, false);
+    v_oldest := (select g.oldest from rowlock.queue_gate as g where g.app = p_app and g.name = p_queue);
+    v_room := rowlock.room(v_set, p_fits, p_worker, p_want, v_at, false, v_oldest);
+    if pg_stat_get_xact_tuples_returned('rowlock.task_limited'::regclass) - v_walked
+           > a_walk + v_room.counted then
+        perform rowlock.move_oldest(p_app, p_queue, v_oldest);
+    end if;
     room := v_room.room;
     again_in := v_room.again_in;
     if room > 0 and num_nonnulls(v_set.partition_concurrency, v_set.partition_rate) > 0 then
@@ -228,16 +293,21 @@ end $$;
 
 -- pick: lock the first runs of a partition, of each version that fits, in order of priority and time; with
 -- ageing, a run of priority 10 is behind one of priority 0 as if it were ten times as much younger. At most
--- p_fresh from all that are ready, which may be first claims; the rest from those that have begun.
+-- p_fresh from all that are ready, which may be first claims; the rest from those that have begun. p_bounds:
+-- only from behind these (behind.sql): there is no rate then, no ageing, no partition and nothing paused.
 create or replace function rowlock.pick(
     p_app text, p_queue text, p_partition text, p_fits text[], p_paused text[], p_ageing interval,
-    p_want integer, p_fresh integer, p_but uuid[], out ids uuid[], out fresh integer)
+    p_want integer, p_fresh integer, p_but uuid[], p_bounds jsonb, out ids uuid[], out fresh integer)
 language plpgsql volatile
 set search_path = pg_catalog
 as $$
 begin
     ids := '{}';
     fresh := 0;
+    if p_bounds is not null then
+        ids := rowlock.pick_behind(p_app, p_queue, p_fits, p_bounds, p_want);
+        return;
+    end if;
     if p_fresh > 0 and p_ageing is null then
         with chosen as (
             select c.run_id, c.started_at
@@ -310,9 +380,11 @@ begin
 end $$;
 
 -- pick_limited: what a claim that holds the gate alone takes. at: the time of those claimed for the first time.
+-- p_bounds: only from behind these, where that is possible (behind.sql). is_all: it had room for more.
 create or replace function rowlock.pick_limited(
     p_app text, p_queue text, p_parted boolean, p_gate rowlock.queue_gate, p_fits text[], p_worker bigint,
-    p_paused text[], p_want integer, out ids uuid[], out at timestamptz, out again_in double precision)
+    p_paused text[], p_want integer, p_bounds jsonb,
+    out ids uuid[], out at timestamptz, out again_in double precision, out is_all boolean)
 language plpgsql volatile
 set search_path = pg_catalog
 as $$
@@ -332,9 +404,11 @@ declare
     v_rated  boolean;
 begin
     ids := '{}';
+    is_all := false;
     select q.* into v_set from rowlock.queue as q where q.app = p_app and q.name = p_queue;
     if p_gate.marked < v_set.revision then
         v_all := rowlock.mark_running(p_app, p_queue, v_set.revision);
+        p_gate.oldest := null;
     end if;
     v_rated := num_nonnulls(v_set.rate, v_set.partition_rate) > 0;
     at := clock_timestamp();
@@ -343,7 +417,7 @@ begin
                              where u.app = p_app and u.queue = p_queue and u.share = ''
                              order by u.app desc, u.queue desc, u.share desc, u.at desc limit 1));
     end if;
-    v_room := rowlock.room(v_set, p_fits, p_worker, p_want, at, v_all);
+    v_room := rowlock.room(v_set, p_fits, p_worker, p_want, at, v_all, p_gate.oldest);
     again_in := v_room.again_in;
     if v_room.room <= 0 then
         return;
@@ -351,8 +425,10 @@ begin
     v_left := v_room.room;
     v_fresh := v_room.fresh;
     if not p_parted and num_nonnulls(v_set.partition_concurrency, v_set.partition_rate) = 0 then
-        v_pick := rowlock.pick(p_app, p_queue, '', p_fits, p_paused, v_set.ageing, v_left, v_fresh, '{}');
+        v_pick := rowlock.pick(p_app, p_queue, '', p_fits, p_paused, v_set.ageing, v_left, v_fresh, '{}',
+                               case when not v_rated and v_set.ageing is null then p_bounds end);
         ids := v_pick.ids;
+        is_all := cardinality(ids) < v_left;
         if v_rated and v_pick.fresh > 0 then
             perform rowlock.use_rate(p_app, p_queue, '', v_set.rate, v_set.rate_period, at, v_pick.fresh);
         end if;
@@ -376,7 +452,7 @@ begin
             end if;
             v_pick := rowlock.pick(p_app, p_queue, v_open.names[v_n], p_fits, p_paused, v_set.ageing,
                                    least(v_each, v_left, v_open.rooms[v_n]),
-                                   least(v_each, v_left, v_open.rooms[v_n], v_open.freshes[v_n], v_fresh), ids);
+                                   least(v_each, v_left, v_open.rooms[v_n], v_open.freshes[v_n], v_fresh), ids, null);
             if v_pick.ids <> '{}' then
                 v_cursor := v_open.names[v_n];
                 ids := ids || v_pick.ids;

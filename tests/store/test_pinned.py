@@ -1,0 +1,402 @@
+"""Claims behind a transaction that stays open: as cheap as without, and nothing is overlooked.
+
+Nothing here is timed: what a claim costs is counted in buffers, and when the next full look is due
+stands in the memory that a claim answers, where a test may say otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+import postgres
+from rowlock.embedded import Server
+from rowlock.store.entries import parameters
+from rowlock.store.statements import CLAIM, JOURNAL_AND_CLAIM, Claimed
+from store.costs import cost_of
+from store.pinning import due, end_many, not_due, of_places, pinned, told, told_of
+from store.races.sessions import APP, Connections, Worker, World, finish, release
+
+DEAD = 20_000
+LIVE = 500
+FEW = 40
+ENOUGH = 3_000
+"""So many dead are out of proportion."""
+OLDEST = "select oldest from rowlock.queue_gate where name = 'default'"
+
+
+class Stranded:
+    """A worker on a queue with work, and the memory that it has been given."""
+
+    def __init__(self, world: World, dead: int = ENOUGH, live: int = 20) -> None:
+        end_many(world, dead)
+        self.world = world
+        self.runs = world.anybody.start_many(*[{"workflow": "fulfil"}] * live)
+        self.worker: Worker = world.worker()
+        self.worker.claim(1)
+        assert told(self.worker.next.memory)["behind"] == {}, "that the head is dead was news"
+        [one] = self.worker.claim(1, memory=self.worker.next.memory)
+        assert self.worker.next.again_in is None
+        assert [*told(self.worker.next.memory)["behind"]] == ["default"]
+        assert self.worker.write(release(one)) == ["written"]
+        self.memory = self.worker.next.memory
+
+    def looks(self, want: int = 100, *, fully: bool = False, version: str = "") -> list[str]:
+        """Claim and end; the workflows of what was found."""
+        memory = (due if fully else not_due)(self.memory)
+        claimed = self.worker.claim(want, memory=memory, version=version)
+        self.memory = self.worker.next.memory
+        if claimed:
+            assert set(self.worker.write(*(finish(one) for one in claimed))) == {"written"}
+        return [one.workflow for one in claimed]
+
+
+@pytest.fixture
+def stranded(world: World) -> Iterator[Stranded]:
+    with pinned(world):
+        found = Stranded(world)
+        found.looks()
+        yield found
+
+
+# --- what it costs
+
+
+@contextmanager
+def pair(server: Server, template: str) -> Iterator[tuple[World, World]]:
+    """Two databases; nothing can be removed from the second."""
+    with (
+        postgres.new_database(server, template) as clean,
+        postgres.new_database(server, template) as full,
+    ):
+        connections = [Connections(url) for url in (clean, full)]
+        worlds = [World(each) for each in connections]
+        with pinned(worlds[1]):
+            yield worlds[0], worlds[1]
+        for world in worlds:
+            world.close()
+        for each in connections:
+            each.close()
+
+
+def ready(world: World) -> Worker:
+    """A worker, and work for it."""
+    world.anybody.start_many(*[{"workflow": "fulfil"}] * LIVE)
+    worker = world.worker()
+    worker.heartbeat(lease_s=3600.0)
+    worker.run("set plan_cache_mode = force_generic_plan")
+    return worker
+
+
+@pytest.fixture(scope="module")
+def two(server: Server, template: str) -> Iterator[tuple[Worker, Worker, str | None]]:
+    """The same work without anything dead, and behind a good deal of it."""
+    with pair(server, template) as (clean, full):
+        for world in (clean, full):
+            world.anybody.run("analyze")
+        end_many(full, DEAD)
+        one, other = ready(clean), ready(full)
+        other.claim(1)
+        other.claim(1, memory=other.next.memory)
+        yield one, other, other.next.memory
+
+
+@pytest.fixture(scope="module")
+def limited(server: Server, template: str) -> Iterator[tuple[Worker, Worker, list[Claimed]]]:
+    """The same with a limit, under which ten run; those of the second."""
+    with pair(server, template) as (clean, full):
+        for world in (clean, full):
+            world.anybody.limit(concurrency=1000)
+            world.anybody.run("analyze")
+        end_many(full, DEAD)
+        for world in (clean, full):
+            world.anybody.limit(concurrency=100)
+        one, other = ready(clean), ready(full)
+        for worker in (one, other):
+            mine = worker.claim(5)
+            mine += worker.claim(5, memory=worker.next.memory)
+        # The last thousand at most would be walked past still.
+        full.anybody.run("select rowlock.move_oldest(%s, 'default', null)", APP)
+        yield one, other, mine
+
+
+def cost(worker: Worker, memory: str | None, want: int, queues: list[str] | None) -> int:
+    given = {
+        "worker": worker.worker_id,
+        "app": APP,
+        "version": "",
+        "queues": queues,
+        "after": None,
+        "want": want,
+        "listening": False,
+        "memory": memory,
+    }
+    return cost_of(worker, CLAIM.sql, given).buffers
+
+
+@pytest.mark.parametrize("queues", [None, ["default"]])
+@pytest.mark.parametrize("want", [10, 100])
+def test_a_claim_costs_no_more_behind_a_pinned_xmin(
+    two: tuple[Worker, Worker, str | None], want: int, queues: list[str] | None
+) -> None:
+    clean, full, memory = two
+    without = cost(clean, None, want, queues)
+    bounded = cost(full, not_due(memory), want, queues)
+    assert bounded <= without + 5 * want + FEW, (without, bounded)
+    # What is dead is there, and a full look has to pass by it.
+    assert cost(full, due(memory), want, queues) > bounded + DEAD / 50
+
+
+@pytest.mark.parametrize("want", [10, 50])
+def test_nor_does_one_that_counts(limited: tuple[Worker, Worker, list[Claimed]], want: int) -> None:
+    clean, full, _ = limited
+    without = cost(clean, None, want, None)
+    memory = full.next.memory
+    bounded = cost(full, not_due(memory), want, None)
+    assert bounded <= without + 5 * want + FEW, (without, bounded)
+    assert cost(full, due(memory), want, None) > bounded + DEAD / 50
+
+
+COUNT = "select rowlock.running(%(app)s, 'default', null, 100, false, %(oldest)s)"
+
+
+def test_a_count_is_cheap_only_from_its_bound_on(
+    limited: tuple[Worker, Worker, list[Claimed]],
+) -> None:
+    _, full, _ = limited
+    bound = full.ask(OLDEST)
+    assert full.connection.execute(COUNT, {"app": APP, "oldest": bound}).fetchone() == (10,)
+    assert cost_of(full, COUNT, {"app": APP, "oldest": bound}).buffers < FEW
+    assert cost_of(full, COUNT, {"app": APP, "oldest": None}).buffers > DEAD / 50
+
+
+def test_nor_do_places_that_are_handed_over(
+    limited: tuple[Worker, Worker, list[Claimed]],
+) -> None:
+    _, full, mine = limited
+
+    def costs(memory: str | None) -> int:
+        batch = parameters(full.worker_id, [finish(one) for one in mine[:5]], retrying=False)
+        given = {**batch, "app": APP, "version": "", "memory": memory}
+        return cost_of(full, JOURNAL_AND_CLAIM.sql, given).buffers
+
+    fully = costs(None)
+    bounded = costs(of_places(not_due(full.next.memory)))
+    assert fully > bounded + DEAD / 50
+
+
+def test_the_bound_of_a_count_is_moved_by_who_walks_far(world: World) -> None:
+    """Not with each claim: it costs a version of the gate's row, which can't be removed either."""
+    world.anybody.limit(concurrency=1000)
+    with pinned(world):
+        end_many(world, 500)
+        assert world.anybody.ask(OLDEST) is None
+        end_many(world, 2_000)
+        assert world.anybody.ask(OLDEST) is not None
+
+
+@pytest.mark.parametrize("limit", [{"concurrency": 1000}, {"worker_concurrency": 1000}])
+def test_claims_of_a_limited_queue_go_on_behind_what_was_taken(
+    stranded: Stranded, limit: dict[str, int]
+) -> None:
+    stranded.world.anybody.limit(**limit)
+    for _ in range(3):
+        stranded.world.anybody.start_many(*[{"workflow": "fulfil"}] * 10)
+        assert len(stranded.looks(7)) == 7
+        assert len(stranded.looks(7)) == 3
+        assert stranded.looks(7) == []
+
+
+def test_nothing_is_remembered_where_nothing_is_in_the_way(world: World) -> None:
+    world.anybody.run("vacuum rowlock.task")  # of what other tests left
+    world.anybody.start_many(*[{"workflow": "fulfil"}] * 1500)
+    worker = world.worker()
+    while claimed := worker.claim(100):
+        assert worker.next.memory is None
+        assert set(worker.write(*(finish(one) for one in claimed))) == {"written"}
+    assert worker.next.memory is None
+
+
+def test_the_memory_is_gone_with_what_was_in_the_way(world: World) -> None:
+    with pinned(world):
+        stranded = Stranded(world)
+    world.anybody.run("vacuum rowlock.task")
+    assert stranded.looks(5) == ["fulfil"] * 5
+    assert stranded.memory is not None
+    assert stranded.looks(5, fully=True) == ["fulfil"] * 5
+    assert stranded.memory is None
+
+
+# --- what is found, and when
+
+
+def test_claims_go_on_behind_what_was_taken(world: World) -> None:
+    with pinned(world):
+        stranded = Stranded(world, live=500)
+        done = 0
+        while found := stranded.looks(7):
+            done += len(found)
+        # What was handed back stands where it stood, before the bound if that is a moment ago.
+        assert done + len(stranded.looks(7, fully=True)) == 499
+        assert done >= 498
+
+
+def test_what_comes_to_an_empty_queue_is_found_without_a_full_look(stranded: Stranded) -> None:
+    assert stranded.looks() == []
+    for _ in range(3):
+        stranded.world.anybody.start()
+        assert stranded.looks() == ["fulfil"]
+    stranded.looks(fully=True)
+    stranded.world.anybody.start()
+    assert stranded.looks() == ["fulfil"]
+
+
+def test_a_start_that_commits_a_moment_late_is_found_without_a_full_look(
+    stranded: Stranded,
+) -> None:
+    """In the order of their ids and times they come before those that are taken already."""
+    stranded.looks()
+    late = stranded.world.session("late").begin()
+    slow = late.start("invoice")
+    stranded.world.anybody.start("fulfil")
+    # As if all this had happened just now, however slow this machine is.
+    late.run(
+        "update rowlock.task set due_at = clock_timestamp() + interval '1 hour' where run_id = %s",
+        slow,
+    )
+    stranded.world.anybody.run(
+        "update rowlock.task set due_at = clock_timestamp() + interval '2 hours'"
+    )
+    assert stranded.looks(1) == ["fulfil"]
+    late.commit()
+    assert stranded.looks() == ["invoice"]
+
+
+def an_hour_late(world: World) -> Callable[[], object]:
+    late = world.session("late").begin()
+    run = late.start("invoice")
+    late.run(
+        "update rowlock.task set due_at = due_at - interval '1 hour' where run_id = %s",
+        run,
+    )
+    return late.commit
+
+
+def a_priority(world: World) -> Callable[[], object]:
+    return lambda: world.anybody.start("invoice", priority=3)
+
+
+def a_queue(world: World) -> Callable[[], object]:
+    return lambda: world.anybody.start("invoice", queue="other")
+
+
+def a_partition(world: World) -> Callable[[], object]:
+    def come() -> None:
+        world.anybody.limit(partitions=True)
+        world.anybody.start("invoice", partition="tenant")
+        world.anybody.limit(partitions=None)
+
+    return come
+
+
+def a_run_handed_back(world: World) -> Callable[[], object]:
+    """Its claimer died: it waits where it stood, an hour ago."""
+    dead = world.worker("dead")
+    run = world.anybody.start("invoice", priority=0)
+    assert [one.run_id for one in dead.claim(1)] == [run]
+    world.anybody.run(
+        "update rowlock.task set due_at = due_at - interval '1 hour', priority = 50"
+        " where run_id = %s",
+        run,
+    )
+    world.expire(dead)
+
+    def come() -> None:
+        assert world.anybody.reap() == 1
+
+    return come
+
+
+@pytest.mark.parametrize(
+    "surprise", [an_hour_late, a_priority, a_queue, a_partition, a_run_handed_back]
+)
+def test_what_bounds_hide_is_found_by_the_next_full_look(
+    stranded: Stranded, surprise: Callable[[World], Callable[[], object]]
+) -> None:
+    come = surprise(stranded.world)
+    stranded.looks()
+    come()
+    assert stranded.looks() == []
+    assert stranded.worker.next.again_in is not None
+    assert stranded.worker.next.again_in > 0, "the next full look"
+    assert stranded.looks(fully=True) == ["invoice"]
+
+
+@pytest.mark.parametrize("surprise", [an_hour_late, a_priority])
+def test_what_places_that_are_handed_over_do_not_see_is_theirs_in_time(
+    world: World, surprise: Callable[[World], Callable[[], object]]
+) -> None:
+    """Where a limit is always used up, no other claim comes."""
+    with pinned(world):
+        end_many(world, ENOUGH)
+        world.anybody.limit(concurrency=1)
+        world.anybody.start_many(*[{"workflow": "fulfil"}] * 20)
+        worker, memory = world.worker(), None
+        [one] = worker.claim(1)
+
+        def next_one(memory: str | None) -> tuple[Claimed, str | None]:
+            places = None if memory is None else of_places(memory)
+            [claimed] = worker.hand_over(finish(one), memory=places)[1]
+            return claimed, told_of(worker.places)
+
+        one, memory = next_one(memory)
+        assert told(memory)["behind"] == {}
+        one, memory = next_one(memory)
+        assert [*told(memory)["behind"]] == ["default"]
+        come = surprise(world)
+        one, memory = next_one(not_due(memory))
+        come()
+        one, memory = next_one(not_due(memory))
+        assert one.workflow == "fulfil"
+        one, memory = next_one(due(memory))
+        assert one.workflow == "invoice"
+        assert worker.claim(10, memory=worker.next.memory) == []
+
+
+def test_a_full_look_that_could_take_nothing_leaves_no_bound(world: World) -> None:
+    """Or what it hides might never be found: the limit is used up whenever a full look is due."""
+    with pinned(world):
+        stranded = Stranded(world)
+        stranded.looks(1)
+        world.anybody.limit(concurrency=2)  # one runs since before
+        other = world.worker("other")
+        world.anybody.start_many(*[{"workflow": "fulfil"}] * 3)
+        [bound, _] = told(stranded.memory)["behind"]["default"]["50"]
+        world.anybody.run(
+            "update rowlock.task set due_at = %s::timestamptz - interval '1 us' where run_id = %s",
+            bound,
+            world.anybody.start("invoice"),
+        )
+        [held] = other.claim(1, queues=["default"], memory=not_due(stranded.memory))
+        assert held.workflow == "fulfil"
+        assert stranded.looks(1, fully=True) == []
+        assert other.write(finish(held)) == ["written"]
+        assert stranded.looks(1) == ["invoice"]
+
+
+def test_too_many_queues_to_remember_are_looked_at_as_ever(world: World) -> None:
+    queues = [f"queue {n}" for n in range(100)]
+    world.anybody.run(
+        "select rowlock.show_app(%s, %s, array['fulfil'], array['default'])", APP, queues
+    )
+    with pinned(world):
+        end_many(world, ENOUGH)
+        world.anybody.start_many(*[{"workflow": "fulfil", "queue": name} for name in queues])
+        worker, found, kept = world.worker(), 0, []
+        while claimed := worker.claim(20, memory=worker.next.memory and due(worker.next.memory)):
+            found += len(claimed)
+            kept.append(worker.next.memory and len(told(worker.next.memory)["behind"]))
+        assert found == 100
+        assert kept == [0, 20, 40, 60, None]
