@@ -1,15 +1,16 @@
-"""Code goes on before the journal has written what it knows; nothing else does."""
+"""Code may know its last outcome before that is written; nothing is done on the strength of it."""
 
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import psycopg
 import pytest
 
-from rowlock import App
-from rowlock.model.ahead import MOST
+from rowlock import App, Retry
+from rowlock.errors import InvalidValue, RunFailed
 from rowlock.workflow import Workflow
 from runtime.bench import Open, Way
 from workers.until import Sql
@@ -67,10 +68,11 @@ async def fails_and_goes_on() -> str:
 
 
 @app.workflow
-async def waits() -> str:
-    await asyncio.gather(first(), app.sleep(0.001))
+async def shows() -> None:
+    await first()
     DID.append("knows")
-    return await note("second")
+    await app.set_event("shown", 1)
+    await note("second")
 
 
 @app.workflow
@@ -81,21 +83,38 @@ async def starts_by_key() -> None:
 
 
 @app.workflow
-async def branches() -> list[str]:
-    return [*await asyncio.gather(*(three(n) for n in range(8)))]
+async def one_step() -> None:
+    await first()
+    DID.append("knows")
 
 
-async def three(n: int) -> str:
-    for m in range(3):
-        await note(f"{n}.{m}")
-    return f"{n}"
+@app.step(retry=Retry(attempts=40000, first_delay=timedelta(0)))
+async def stubborn() -> None:
+    DID.append("try")
+    if len(DID) < 32768:
+        raise ValueError("not yet")
 
 
 @app.workflow
-async def hurries(count: int) -> None:
-    await first()
-    for _ in range(count):
-        await app.sleep(0)
+async def ends_with_the_stubborn() -> None:
+    await stubborn()
+
+
+@app.step
+async def long() -> None:
+    DID.append("long begins")
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        DID.append("long was stopped")
+
+
+@app.workflow
+async def races() -> None:
+    tasks = [asyncio.create_task(first()), asyncio.create_task(long())]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    DID.append("knows")
+    tasks[1].cancel()
 
 
 @app.workflow
@@ -109,7 +128,7 @@ async def until_did(what: str) -> None:
             await asyncio.sleep(0.005)
 
 
-@pytest.mark.parametrize("workflow", [notes, fails_and_goes_on, waits, starts_by_key])
+@pytest.mark.parametrize("workflow", [notes, fails_and_goes_on, shows, starts_by_key])
 async def test_what_has_effects_waits_until_all_before_is_written(
     bench: Open, database: str, sql: Sql, workflow: Workflow[[], Any]
 ) -> None:
@@ -143,29 +162,47 @@ async def test_the_last_outcome_and_the_end_are_one_commit(bench: Open, sql: Sql
         assert found == [("1", False), ("2", True)]
 
 
-async def test_code_that_waits_for_no_time_does_not_fill_the_queue(
+async def test_nothing_is_stopped_on_the_strength_of_what_is_not_written(
     bench: Open, database: str, sql: Sql
 ) -> None:
     async with bench(app, way=Way.LOADED) as work:
-        run = await work.start(hurries(3 * MOST))
+        run = await work.start(races())
         await until_did("first")
+        await until_did("long begins")
         with psycopg.connect(database) as stranger:
             stranger.execute("select from rowlock.worker for update")
             OPEN[0].set()
-            async with asyncio.timeout(30):
-                while not work.loaded()[0]._ahead.is_full:
-                    await asyncio.sleep(0.005)
-            await asyncio.sleep(0.2)  # further than this it does not get
-            assert len(work.loaded()[0]._ahead._open) == MOST
+            await asyncio.sleep(0.3)
+            assert "knows" not in DID
+            assert "long was stopped" not in DID
         await run.result(20)
-        assert sql.one("select count(*) from rowlock.step") == 3 * MOST + 1
+        await until_did("long was stopped")
 
 
-async def test_branches_wait_for_what_was_before_them_only(bench: Open) -> None:
-    async with bench(app) as work:
-        run = await work.start(branches())
-        assert await run.result(20) == [str(n) for n in range(8)]
-        assert len(DID) == 24
+async def test_an_outcome_is_written_though_a_stranger_is_in_the_way_of_the_end(
+    bench: Open, database: str, sql: Sql
+) -> None:
+    async with bench(app, way=Way.LOADED) as work:
+        run = await work.start(one_step())
+        await until_did("first")
+        with psycopg.connect(database) as stranger:
+            stranger.execute("select from rowlock.task for key share")
+            OPEN[0].set()
+            async with asyncio.timeout(20):
+                while sql.one("select count(*) from rowlock.step") == 0:
+                    await asyncio.sleep(0.02)
+            assert sql.one("select count(*) from rowlock.outcome") == 0
+        await run.result(20)
+        assert DID == ["first", "knows"]
+
+
+async def test_no_end_is_written_without_its_last_outcome(bench: Open, sql: Sql) -> None:
+    async with bench(app, way=Way.LOADED, noise=("refused an entry",)) as work:
+        run = await work.start(ends_with_the_stubborn())
+        with pytest.raises(RunFailed) as caught:  # more attempts than the column holds
+            await run.result(120)
+        assert isinstance(caught.value.__cause__, InvalidValue)
+        assert len(DID) == 32768
 
 
 async def test_what_postgres_might_refuse_is_not_gone_ahead_of(bench: Open, sql: Sql) -> None:

@@ -4,8 +4,11 @@ The run's code lives in a RunLoop. Whatever it awaits is a Request at a place. O
 delivered one at a time, in the order in which they were recorded, and the code runs until it is
 quiet before the next: first those of the history, then, when all are delivered, live ones. Nothing
 new is begun before the history is exhausted, so a branch that was cancelled is not executed again
-by its replay; and nothing that has effects outside the journal before all that the code knew then
-is written (model/ahead.py).
+by its replay.
+
+A live outcome is delivered when the journal has written it; but where nothing else is open, when
+it is queued. If the code ends with that, both are one commit. If it goes on, nothing is begun
+before it is written.
 
 When the code is quiet and waits for nothing but parked requests (long timers, messages, other
 runs), the run is suspended: the journal puts its task to sleep, and the code is thrown away with
@@ -38,9 +41,17 @@ from rowlock.errors import (
     Suspended,
     UnreadableValue,
 )
-from rowlock.model.ahead import Ahead, is_surely_kept
 from rowlock.model.code import Code, WorkflowCode
-from rowlock.model.commands import RUN_ID, AwaitRun, Command, ExecuteStep, Receive
+from rowlock.model.commands import (
+    RUN_ID,
+    AwaitEvent,
+    AwaitGroup,
+    AwaitRun,
+    Command,
+    ExecuteStep,
+    Receive,
+    Sleep,
+)
 from rowlock.model.deliveries import Deliveries
 from rowlock.model.envelope import Codecs
 from rowlock.model.failure import Failure
@@ -49,7 +60,7 @@ from rowlock.model.states import Outcome
 from rowlock.runtime import source, stopping
 from rowlock.runtime.branches import Branch, RunLoop, Spinning
 from rowlock.runtime.ending import UNDO, Ending
-from rowlock.runtime.in_flight import InFlight, has_effects, is_whole
+from rowlock.runtime.in_flight import InFlight
 from rowlock.runtime.journal import (
     EMPTY,
     LOST,
@@ -71,11 +82,28 @@ from rowlock.telemetry.observer import Observer
 
 log = logging.getLogger("rowlock.run")
 
+MOST_ATTEMPTS, MOST_CHARACTERS = 32767, 2000
+"""Of an outcome that PostgreSQL takes for certain."""
+
 MOST_REFUSALS = 100
 """Code that is refused so often while it is unloaded gets no error any more, only silence."""
 
 MOST_PATIENCE_MS = 2000
 WATCHES_WITHOUT_PATIENCE = 8
+
+
+def is_whole(command: Command) -> bool:
+    """Whether what it comes to is known before the journal writes it: made here, or by others."""
+    return isinstance(command, ExecuteStep | Sleep | AwaitRun | AwaitGroup | AwaitEvent)
+
+
+def is_surely_kept(text: str | None) -> bool:
+    """Whether PostgreSQL takes this JSON text for certain.
+
+    It refuses escapes that stand for no character, and what is too deep or too big: then the code
+    is to get an error instead, which is too late when it has gone on.
+    """
+    return text is None or (len(text) <= MOST_CHARACTERS and "\\u" not in text)
 
 
 class Host(Protocol):
@@ -144,7 +172,8 @@ class Execution:
         """Asked for, and not delivered yet."""
         self._fresh: list[Request] = []
         """Not recorded; begun when the history is exhausted."""
-        self._ahead: Ahead[Request] = Ahead()
+        self._ahead_of: int | None = None
+        """Position of the outcome that the code has and the journal has not written yet."""
         self._deliveries: Deliveries[Result] = Deliveries(self._history.last_position)
         self.outbox: Outbox = Outbox(host.journal, claimed)
         self.outbox.waited = bool(waits)
@@ -188,7 +217,9 @@ class Execution:
 
     def waits_but_for(self, stuck: Container[Request]) -> bool:
         """Whether it does nothing but wait, for timers, others, and these requests."""
-        if self.is_ending or self.busy or self._pumping or self._deliveries or self._ahead:
+        if self.is_ending or self.busy or self._pumping or self._deliveries:
+            return False
+        if self._ahead_of is not None:
             return False
         return self._in_flight.waits_but_for(stuck)
 
@@ -331,7 +362,7 @@ class Execution:
                         return
                     self._deliver_record(self._history.next())
                     continue
-                if not self._stopping.is_pending:
+                if self._fresh and self._ahead_of is None and not self._stopping.is_pending:
                     self._begin_fresh()
                 result = self._deliveries.take()
                 if result is None:
@@ -386,13 +417,8 @@ class Execution:
         return error
 
     def _begin_fresh(self) -> None:
-        ready, fresh, self._fresh = self._ahead.released(), self._fresh, []
+        fresh, self._fresh = self._fresh, []
         for request in fresh:
-            if self._ahead and has_effects(request.command):
-                self._ahead.hold(self._deliveries.last, request)
-            else:
-                ready.append(request)
-        for request in ready:
             if not request.future.done():
                 self._in_flight.begin(request)
 
@@ -530,32 +556,44 @@ class Execution:
         self._in_flight.close(request)
         if not keep_timer:
             request.cancel_timer()
+        is_ahead = self._may_be_ahead(request, output, failure)
         position = self._deliveries.next_position()
         result = Result(request, value, error)
         done = partial(self._on_recorded, position, result)
-        if self._may_be_ahead(request, output) and is_surely_kept(failure):
-            # The code first, then the journal: what it adds at once comes into the same commit.
-            self._ahead.delivered(position)
+        if is_ahead:
+            # The code first, then the journal: its end comes into the same commit.
+            self._ahead_of = position
             self._deliveries.arrived(position, result)
             self.schedule_pump()
             done = partial(self._on_written, position)
         self.outbox.step(request, position, output, failure, seconds, hanging, done)
 
-    def _may_be_ahead(self, request: Request, output: str | None) -> bool:
-        return is_whole(request.command) and is_surely_kept(output) and not self._ahead.is_full
+    def _may_be_ahead(self, request: Request, output: str | None, failure: str | None) -> bool:
+        """Whether the code may have this before it is written.
+
+        Nothing else is open, so nothing is stopped or decided by it; and nobody can refuse it.
+        """
+        return (
+            len(self._requests) == 1
+            and not self._deliveries
+            and is_whole(request.command)
+            and request.attempt <= MOST_ATTEMPTS
+            and is_surely_kept(output)
+            and is_surely_kept(failure)
+        )
 
     def _on_written(self, position: int, verdict: str, detail: Any) -> None:
         """What was delivered before is written now."""
         if self.end is not None:
             return
-        self._ahead.written(position)
+        self._ahead_of = None
         if verdict == LOST:
             self.lost()
         elif verdict != WRITTEN and not (verdict == RECORDED and detail["position"] == position):
-            # Never seen. The code went on with what does not stand: away with it.
-            self.log(
-                logging.ERROR, "outcome %d was not recorded (%s): %s", position, verdict, detail
-            )
+            # Never seen. The code went on with what does not stand: away with it and its end.
+            what = "outcome %d was not recorded (%s): %s"
+            self.log(logging.ERROR, what, position, verdict, detail)
+            self.outbox.close()
             self.lost()
         else:
             self.pump()
@@ -672,7 +710,7 @@ class Execution:
 
     def _consider_sleep(self) -> None:
         """The code is quiet: put the run to sleep if it waits for nothing that is near."""
-        if self.busy or self._deliveries or self._ahead:
+        if self.busy or self._deliveries or self._ahead_of is not None:
             return
         if self.suspension or self._stopping.is_pending:
             return
@@ -765,7 +803,6 @@ class Execution:
         if self._main is not None and self._main.done() and not self._main.cancelled():
             self._main.exception()  # nobody else looks at it, and asyncio would complain
         self._fresh.clear()
-        self._ahead.forget()
         self._in_flight.forget()
         self.busy = 0
 

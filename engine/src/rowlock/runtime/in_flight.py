@@ -30,7 +30,6 @@ from rowlock.model.commands import (
     AwaitEvent,
     AwaitGroup,
     AwaitRun,
-    Command,
     Emit,
     ExecuteStep,
     Note,
@@ -55,18 +54,6 @@ if TYPE_CHECKING:
 IN_MEMORY_S = 1.0
 """Timers up to this long are waited for in memory; longer ones cost a row and no slot. What a
 worker goes by is its own option, of which this is the default."""
-
-
-def is_whole(command: Command) -> bool:
-    """Whether what it comes to is known before the journal writes it: made here, or by others."""
-    return isinstance(command, ExecuteStep | Sleep | AwaitRun | AwaitGroup | AwaitEvent)
-
-
-def has_effects(command: Command) -> bool:
-    """Whether carrying it out does more than the journal writes, behind all that was before."""
-    return isinstance(command, ExecuteStep) or (
-        isinstance(command, StartChild) and command.key is not None
-    )
 
 
 class InFlight:

@@ -177,7 +177,9 @@ class Journal:
                 answers = await self._send([item], retrying=True)
             except Poisoned as error:
                 log.error("PostgreSQL refused an entry of run %s: %s", item.entry.run, error)
-                answers = {0: Answer(0, REFUSED, str(error))}
+                # At once: what its run has put behind it on the strength of it must not be sent.
+                item.done(REFUSED, str(error))
+                continue
             leftovers += self._answer([item], answers)
         return leftovers
 

@@ -50,6 +50,7 @@ declare
     v_ends      jsonb := p_finishes || p_suspends || p_releases;  -- own tasks that end or sleep
     v_held      uuid[] := '{}';   -- those of them that could be locked
     v_passed    uuid[] := '{}';   -- own, but something is locked by someone: their entries wait together
+    v_blocked   uuid[];           -- those of them whose steps wait, too
     v_rows      uuid[] := '{}';   -- run rows that are held: what is delivered to them comes in order
     v_shared    uuid[] := '{}';   -- run rows that are shared: none of their events can be set now
     v_watched   uuid[] := '{}';   -- watched runs that are held, so none of them can end now
@@ -116,6 +117,7 @@ begin
              where not e.run = any (v_rows));
     end if;
 
+    v_blocked := v_passed;
     if v_ends <> '[]' then
         -- (3) own tasks that end or sleep
         v_held := array(
@@ -162,6 +164,12 @@ begin
         end if;
     end if;
 
+    -- Where somebody is in the way of the end only, what was done before is recorded. Of a second try not:
+    -- that may be the first one, which is at it still, and has written it.
+    if p_retrying then
+        v_blocked := v_passed;
+    end if;
+
     -- (5) steps, of runs that are mine. The hot path reads the text once and inserts plainly: ON
     -- CONFLICT costs 48 WAL bytes a step, jsonb a quarter more time.
     if p_asked > 0 and not p_made and not p_retrying then
@@ -174,10 +182,10 @@ begin
                    place text, kind text, name text, output jsonb, error jsonb)
           join rowlock.task as t on t.run_id = e.run
          where t.epoch = e.epoch and t.state || '' = 'running' and t.worker_id + 0 = p_worker
-           and not e.run = any (v_passed);
+           and not e.run = any (v_blocked);
         get diagnostics v_written = row_count;
     elsif p_asked > 0 then
-        return query select m.* from rowlock.record_made(p_worker, v_steps, v_passed, v_now) as m;
+        return query select m.* from rowlock.record_made(p_worker, v_steps, v_blocked, v_now) as m;
         v_written := -1;
     end if;
     if v_written < p_asked then
@@ -186,14 +194,14 @@ begin
         v_steps := coalesce(v_steps, p_steps::jsonb);
         return query
         select e.i,
-               case when e.run = any (v_passed) then 'again'
+               case when e.run = any (v_blocked) then 'again'
                     when s.run_id is not null then 'recorded'
                     when t.run_id is null then 'lost'
                     when e.kind = 'receive' and e.error is null then 'empty'
                     when e.send is not null then 'undeliverable'
                     else 'again'
                end,
-               case when s.run_id is not null and not e.run = any (v_passed) then
+               case when s.run_id is not null and not e.run = any (v_blocked) then
                    jsonb_build_object('kind', s.kind, 'name', s.name, 'position', s.position,
                                       'output', s.output, 'error', s.error)
                end
@@ -208,7 +216,7 @@ begin
           left join rowlock.step as s
             on s.run_id = e.run and s.generation = coalesce(t.generation, o.generation)
            and s.place = e.place
-         where e.run = any (v_passed) or t.run_id is null
+         where e.run = any (v_blocked) or t.run_id is null
             or (s.epoch = e.epoch and s.position = e.position
                 and s.xmin = pg_current_xact_id()::xid) is not true;
     end if;
