@@ -39,7 +39,12 @@ class Hammer:
     numbers: int = 0
 
     def goes_on(self) -> bool:
-        return time.monotonic() < self.until
+        """For as long as was asked, and on a slow machine until enough has happened."""
+        left = self.until - time.monotonic()
+        return left > 0 or (left > -60 and not self.is_enough())
+
+    def is_enough(self) -> bool:
+        return self.did["add"] > 10 and len(self.begun) > 10
 
     def some(self, count: int) -> list[int]:
         with self.lock:
@@ -130,6 +135,5 @@ def test_every_number_is_in_the_run_that_its_caller_was_given_once(world: World)
     assert too_long == {}, f"seed {SEED}"
     other = {run: pages for run, pages in hammer.begun.items() if stored[run] != pages}
     assert other == {}, f"seed {SEED}"
-    assert hammer.did["add"] > 10
+    assert hammer.is_enough()
     assert max(lengths) > 4
-    assert len(hammer.begun) > 10

@@ -62,7 +62,12 @@ class Hammer:
     values: int = 0
 
     def goes_on(self) -> bool:
-        return time.monotonic() < self.until
+        """For as long as was asked, and on a slow machine until enough has happened."""
+        left = self.until - time.monotonic()
+        return left > 0 or (left > -60 and not self.is_enough())
+
+    def is_enough(self) -> bool:
+        return self.did["dedup"] > 10 and self.did["debounce"] > 10
 
     def value(self) -> int:
         with self.lock:
@@ -164,8 +169,7 @@ def test_no_key_is_two_runs_and_no_later_input_is_lost(world: World) -> None:
         if put.run == run_id and is_later(hammer, put, value)
     ]
     assert lost == [], f"seed {SEED}"
-    assert hammer.did["dedup"] > 10
-    assert hammer.did["debounce"] > 10
+    assert hammer.is_enough()
 
 
 def is_later(hammer: Hammer, put: Put, value: int) -> bool:
