@@ -22,6 +22,7 @@ class Request:
         "future",
         "parked",
         "place",
+        "position",
         "stop",
         "task",
         "timer",
@@ -39,6 +40,8 @@ class Request:
         self.due: float | None = None
         """When its timer falls due (loop time)."""
         self.attempt = 0
+        self.position: int | None = None
+        """Of a commit whose answer was lost: perhaps it is recorded there."""
         self.timer: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[Any] | None = None
         self.stop = StepStop()

@@ -253,6 +253,9 @@ class StepRunner:
             execution.record_failure(request, Failure.of(error))
         finally:
             self._active.pop(request, None)
+            if request.position is not None:  # nobody waits for it any more
+                execution.unsettle(request.position)
+                request.position = None
 
     async def _transact_until_done(self, execution: Execution, request: Request) -> None:
         command = request.command
@@ -404,7 +407,7 @@ class StepRunner:
         output: str,
         value: Any,
     ) -> None:
-        position = execution.next_position()
+        position = self._position(execution, request)
         try:
             await transaction.finish(
                 {
@@ -419,6 +422,13 @@ class StepRunner:
                     "output": output,
                 }
             )
+        except (CommitUnknown, AlreadyRecorded):
+            if request in self._active:
+                # Nothing behind it is delivered before it is known whether it stands there.
+                request.position = position
+            else:  # nobody asks
+                execution.unsettle(position)
+            raise
         except BaseException:
             execution.unsettle(position)
             raise
@@ -431,14 +441,21 @@ class StepRunner:
         found = await self._ask(RECORDED, execution, request, {})
         if not found:
             return False
-        execution.adopt(execution.next_position(), request, found[0].output, found[0].error)
+        position = self._position(execution, request)
+        execution.adopt(position, request, found[0].output, found[0].error)
         return True
+
+    @staticmethod
+    def _position(execution: Execution, request: Request) -> int:
+        """The one of an earlier try whose fate is open, or a new one."""
+        position, request.position = request.position, None
+        return execution.next_position() if position is None else position
 
     async def _record_failed(
         self, execution: Execution, request: Request, failure: Failure, seconds: float
     ) -> None:
         """Record a transaction's error: after its rollback, over another connection."""
-        position = execution.next_position()
+        position = self._position(execution, request)
         try:
             found = await self._ask(
                 RECORD_FAILED_TRANSACTION,
