@@ -217,11 +217,14 @@ class Execution:
 
     def waits_but_for(self, stuck: Container[Request]) -> bool:
         """Whether it does nothing but wait, for timers, others, and these requests."""
-        if self.is_ending or self.busy or self._pumping or self._deliveries:
-            return False
-        if self._ahead_of is not None:
+        if self.is_ending or self.busy or self._pumping or self._is_recording:
             return False
         return self._in_flight.waits_but_for(stuck)
+
+    @property
+    def _is_recording(self) -> bool:
+        """Whether an outcome is on its way: not written yet, or not delivered."""
+        return self._ahead_of is not None or bool(self._deliveries)
 
     def next_alarm(self) -> float | None:
         """When time alone makes something happen (loop time): a timer, deadline or grace."""
@@ -710,9 +713,7 @@ class Execution:
 
     def _consider_sleep(self) -> None:
         """The code is quiet: put the run to sleep if it waits for nothing that is near."""
-        if self.busy or self._deliveries or self._ahead_of is not None:
-            return
-        if self.suspension or self._stopping.is_pending:
+        if self.busy or self._is_recording or self.suspension or self._stopping.is_pending:
             return
         if not self._in_flight:
             self._on_stuck()

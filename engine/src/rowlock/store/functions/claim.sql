@@ -154,9 +154,8 @@ begin
             v_bounds := nullif(v_behind -> v_queue, 'null');
             -- A probe a version: as a semi-join it reads the whole queue of a version that is not ours. The
             -- last of the index says whether any is in a partition; behind bounds there is none.
-            select q.limited, q.rate is null and q.ageing is null and not q.partitions,
-                   case when v_bounded and v_bounds is not null and q.rate is null and q.ageing is null
-                             and not q.partitions
+            select q.limited, p.is_plain,
+                   case when v_bounded and v_bounds is not null and p.is_plain
                         then case when rowlock.is_behind(p_app, v_queue, v_fits, v_bounds) then false end
                         else (
                        select bool_or(t.parted)
@@ -168,7 +167,9 @@ begin
                                order by t.app desc, t.queue desc, t.version desc, coalesce(t.partition, '') desc
                                limit 1) as t) end
               into v_limited, v_plain, v_parted
-              from rowlock.queue as q where q.app = p_app and q.name = v_queue;
+              from rowlock.queue as q
+             cross join lateral (select q.rate is null and q.ageing is null and not q.partitions as is_plain) as p
+             where q.app = p_app and q.name = v_queue;
             v_alone := v_limited or v_parted;
             if v_behind is not null then
                 v_bounds := case when v_plain and v_parted is not true then v_bounds end;

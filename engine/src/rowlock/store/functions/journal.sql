@@ -49,8 +49,8 @@ declare
     v_now       timestamptz := clock_timestamp();
     v_ends      jsonb := p_finishes || p_suspends || p_releases;  -- own tasks that end or sleep
     v_held      uuid[] := '{}';   -- those of them that could be locked
-    v_passed    uuid[] := '{}';   -- own, but something is locked by someone: their entries wait together
-    v_blocked   uuid[];           -- those of them whose steps wait, too
+    v_passed    uuid[] := '{}';   -- own, but something is locked by someone: ends, timers and emits wait together
+    v_blocked   uuid[];           -- those of them whose steps wait with these
     v_rows      uuid[] := '{}';   -- run rows that are held: what is delivered to them comes in order
     v_shared    uuid[] := '{}';   -- run rows that are shared: none of their events can be set now
     v_watched   uuid[] := '{}';   -- watched runs that are held, so none of them can end now
