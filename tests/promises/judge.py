@@ -284,12 +284,10 @@ class Judge:
     def _lives(self) -> None:
         ended = {(run, generation): epoch for run, generation, epoch, *_ in self.ends}
         for (run, generation), all_lives in self.lives.items():
-            for life in all_lives:
-                if ended.get((run, generation)) != life.epoch:
-                    continue
-                for entry in life.log:
-                    if entry[1] == "got" and not self._stands(life, entry):
-                        self._blame(run, f"{generation}: ended knowing {entry}, never recorded")
+            for life in all_lives:  # one, at its end, may be ahead of the journal
+                loose = [entry for entry in life.log if not self._stands(life, entry)]
+                if len(loose) > 1 or (loose and ended.get((run, generation)) == life.epoch):
+                    self._blame(run, f"{generation}: epoch {life.epoch} knew for nothing {loose}")
             lives = [self._standing(life) for life in all_lives]
             longest = max(lives, key=lambda life: len(life.log))
             epochs = Counter(life.epoch for life in lives)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from rowlock import App, Retry
 from rowlock.errors import InvalidValue, RunFailed
 from rowlock.workflow import Workflow
-from runtime.bench import Open, Way
+from runtime.bench import Open, Way, until
 from workers.until import Sql
 
 app = App("ahead")
@@ -123,9 +125,15 @@ async def big(size: int) -> str:
 
 
 async def until_did(what: str) -> None:
-    async with asyncio.timeout(30):
-        while what not in DID:
-            await asyncio.sleep(0.005)
+    await until(lambda: what in DID, 30)
+
+
+@contextmanager
+def held_journal(database: str) -> Iterator[None]:
+    """With the worker's row in a stranger's hands, its journal writes nothing."""
+    with psycopg.connect(database) as stranger:
+        stranger.execute("select from rowlock.worker for update")
+        yield
 
 
 @pytest.mark.parametrize("workflow", [notes, fails_and_goes_on, shows, starts_by_key])
@@ -135,9 +143,7 @@ async def test_what_has_effects_waits_until_all_before_is_written(
     async with bench(app, way=Way.LOADED) as work:
         run = await work.start(workflow())
         await until_did("first")
-        with psycopg.connect(database) as stranger:
-            # With the worker's row in a stranger's hands, its journal writes nothing.
-            stranger.execute("select from rowlock.worker for update")
+        with held_journal(database):
             OPEN[0].set()
             await until_did("knows")
             await asyncio.sleep(0.3)  # what is wrongly begun would have been by now
@@ -169,8 +175,7 @@ async def test_nothing_is_stopped_on_the_strength_of_what_is_not_written(
         run = await work.start(races())
         await until_did("first")
         await until_did("long begins")
-        with psycopg.connect(database) as stranger:
-            stranger.execute("select from rowlock.worker for update")
+        with held_journal(database):
             OPEN[0].set()
             await asyncio.sleep(0.3)
             assert "knows" not in DID
@@ -188,9 +193,7 @@ async def test_an_outcome_is_written_though_a_stranger_is_in_the_way_of_the_end(
         with psycopg.connect(database) as stranger:
             stranger.execute("select from rowlock.task for key share")
             OPEN[0].set()
-            async with asyncio.timeout(20):
-                while sql.one("select count(*) from rowlock.step") == 0:
-                    await asyncio.sleep(0.02)
+            await until(lambda: sql.one("select count(*) from rowlock.step") == 1, 20)
             assert sql.one("select count(*) from rowlock.outcome") == 0
         await run.result(20)
         assert DID == ["first", "knows"]

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import random
-import threading
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,32 +17,28 @@ from uuid import UUID
 import psycopg
 
 from rowlock import Batch
-from store.races.sessions import Session, Worker, World, finish, release, step
-from store.races.test_start_key_hammer import ISOLATIONS, KEYS, SECONDS, SEED
+from rowlock.store.statements import Claimed
+from store.races.hammering import ISOLATIONS, KEYS, SEED, Hammer, work
+from store.races.sessions import Session, World
 
 FORGIVEN = {"RLS01", "RLS02", "40001"}
 
 
 @dataclass
-class Hammer:
-    world: World
-    until: float
-    did: Counter[str] = field(default_factory=Counter)
+class Batches(Hammer):
+    kinds = ["end"] * 4 + ["back"]
     given: dict[int, UUID] = field(default_factory=dict)
     """Numbers whose start was committed, and the run they are in."""
     sizes: dict[UUID, int] = field(default_factory=dict)
     begun: dict[UUID, list[int]] = field(default_factory=dict)
     """Runs, with the list that their first claim gave."""
-    lock: threading.Lock = field(default_factory=threading.Lock)
     numbers: int = 0
-
-    def goes_on(self) -> bool:
-        """For as long as was asked, and on a slow machine until enough has happened."""
-        left = self.until - time.monotonic()
-        return left > 0 or (left > -60 and not self.is_enough())
 
     def is_enough(self) -> bool:
         return self.did["add"] > 10 and len(self.begun) > 10
+
+    def saw(self, run: Claimed) -> None:
+        self.begun.setdefault(run.run_id, json.loads(run.input)["pages"])
 
     def some(self, count: int) -> list[int]:
         with self.lock:
@@ -57,7 +51,7 @@ class Hammer:
             self.sizes[run] = min(size, self.sizes.get(run, size))
 
 
-def call_at_random(hammer: Hammer, session: Session, number: int) -> None:
+def call_at_random(hammer: Batches, session: Session, number: int) -> None:
     dice = random.Random(SEED * 100 + number)
     while hammer.goes_on():
         what = dice.choice(["add"] * 8 + ["two", "two", "cancel", "reschedule"])
@@ -100,23 +94,8 @@ def call_at_random(hammer: Hammer, session: Session, number: int) -> None:
             hammer.did[f"{what}: {error.sqlstate}"] += 1
 
 
-def work(hammer: Hammer, worker: Worker, number: int) -> None:
-    """Never waits for a lock; gives runs back, and ends them one way or the other."""
-    dice = random.Random(SEED * 100 + 50 + number)
-    worker.run("set lock_timeout = '100 ms'")
-    while hammer.goes_on():
-        worker.tend()
-        for run in worker.claim(4):
-            hammer.begun.setdefault(run.run_id, json.loads(run.input)["pages"])
-            if dice.random() < 0.8 or run.cancel is not None:
-                status = "cancelled" if run.cancel else dice.choice(["succeeded", "failed"])
-                worker.write(step(run, str(run.epoch)), finish(run, status))
-            else:
-                worker.write(release(run, None))
-
-
 def test_every_number_is_in_the_run_that_its_caller_was_given_once(world: World) -> None:
-    hammer = Hammer(world, time.monotonic() + SECONDS)
+    hammer = Batches(world)
     callers = [world.session(f"caller {n}") for n in range(6)]
     workers = [world.worker(f"worker {n}") for n in range(2)]
     with ThreadPoolExecutor(8) as threads:

@@ -7,11 +7,8 @@ In the end no debounced run has begun with an input that a later one should have
 from __future__ import annotations
 
 import json
-import os
 import random
-import threading
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -19,12 +16,10 @@ from uuid import UUID
 import psycopg
 
 from rowlock import Debounce, Dedup
-from store.races.sessions import Session, Worker, World, finish, release, step
+from rowlock.store.statements import Claimed
+from store.races.hammering import ISOLATIONS, KEYS, SEED, Hammer, work
+from store.races.sessions import Session, World
 
-SECONDS = float(os.environ.get("ROWLOCK_HAMMER_SECONDS", "5"))
-SEED = int(os.environ.get("ROWLOCK_HAMMER_SEED", "0")) or random.SystemRandom().randint(1, 10**6)
-ISOLATIONS = ["read committed"] * 3 + ["repeatable read", "serializable"]
-KEYS = ["a", "b"]
 FORGIVEN = {"RLS01", "RLS02", "RLS06", "40001"}
 
 # A run has its key unless another start took it, which asked it to stop in the same transaction (or
@@ -51,23 +46,20 @@ class Put:
 
 
 @dataclass
-class Hammer:
-    world: World
-    until: float
-    did: Counter[str] = field(default_factory=Counter)
+class Keys(Hammer):
+    kinds = ["end"] * 4 + ["back", "block"]
     puts: list[Put] = field(default_factory=list)
     begun: dict[UUID, int] = field(default_factory=dict)
     """Debounced runs, with the value that their first claim gave."""
-    lock: threading.Lock = field(default_factory=threading.Lock)
     values: int = 0
-
-    def goes_on(self) -> bool:
-        """For as long as was asked, and on a slow machine until enough has happened."""
-        left = self.until - time.monotonic()
-        return left > 0 or (left > -60 and not self.is_enough())
 
     def is_enough(self) -> bool:
         return self.did["dedup"] > 10 and self.did["debounce"] > 10
+
+    def saw(self, run: Claimed) -> None:
+        value = json.loads(run.input).get("value")
+        if value is not None:
+            self.begun.setdefault(run.run_id, value)
 
     def value(self) -> int:
         with self.lock:
@@ -75,7 +67,7 @@ class Hammer:
             return self.values
 
 
-def call_at_random(hammer: Hammer, session: Session, number: int) -> None:
+def call_at_random(hammer: Keys, session: Session, number: int) -> None:
     dice = random.Random(SEED * 100 + number)
     while hammer.goes_on():
         key, value, began = dice.choice(KEYS), hammer.value(), time.monotonic()
@@ -122,25 +114,7 @@ def call_at_random(hammer: Hammer, session: Session, number: int) -> None:
             hammer.did[f"{what}: {error.sqlstate}"] += 1
 
 
-def work(hammer: Hammer, worker: Worker, number: int) -> None:
-    """Never waits for a lock; gives runs back, blocks them, ends them one way or the other."""
-    dice = random.Random(SEED * 100 + 50 + number)
-    worker.run("set lock_timeout = '100 ms'")
-    while hammer.goes_on():
-        worker.tend()
-        for run in worker.claim(4):
-            value = json.loads(run.input).get("value")
-            if value is not None:
-                hammer.begun.setdefault(run.run_id, value)
-            kind = dice.choice(["end"] * 4 + ["back", "block"])
-            if kind == "end" or run.cancel is not None:
-                status = "cancelled" if run.cancel else dice.choice(["succeeded", "failed"])
-                worker.write(step(run, str(run.epoch)), finish(run, status))
-            else:
-                worker.write(release(run, None if kind == "back" else "nondeterminism"))
-
-
-def watch(hammer: Hammer, session: Session) -> tuple[int, list[object]]:
+def watch(hammer: Keys, session: Session) -> tuple[int, list[object]]:
     looks, seen = 0, list[object]()
     while hammer.goes_on():
         seen += session.run(WITHOUT_ITS_KEY)
@@ -149,7 +123,7 @@ def watch(hammer: Hammer, session: Session) -> tuple[int, list[object]]:
 
 
 def test_no_key_is_two_runs_and_no_later_input_is_lost(world: World) -> None:
-    hammer = Hammer(world, time.monotonic() + SECONDS)
+    hammer = Keys(world)
     callers = [world.session(f"caller {n}") for n in range(6)]
     workers = [world.worker(f"worker {n}") for n in range(2)]
     with ThreadPoolExecutor(9) as threads:
@@ -172,7 +146,7 @@ def test_no_key_is_two_runs_and_no_later_input_is_lost(world: World) -> None:
     assert hammer.is_enough()
 
 
-def is_later(hammer: Hammer, put: Put, value: int) -> bool:
+def is_later(hammer: Keys, put: Put, value: int) -> bool:
     """Whether a start began after the one whose value was run with was committed (if it was)."""
     used = next((one for one in hammer.puts if one.value == value), None)
     return used is None or put.began > used.done
