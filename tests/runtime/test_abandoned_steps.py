@@ -345,9 +345,9 @@ async def test_a_step_called_outside_a_run_is_never_cancelled() -> None:
 
 
 def used_up(
-    steps: int, transactions: int = 0, *, most: int = 3, connections: int = 2
+    steps: int, transactions: int = 0, *, most: int = 3, connections: int = 2, lost_s: float = 0.0
 ) -> StepThreads:
-    threads = StepThreads(10, most_abandoned=most, connections=connections)
+    threads = StepThreads(10, most_abandoned=most, connections=connections, lost_s=lost_s)
     for _ in range(steps):
         threads.abandon("fetch")
     for _ in range(transactions):
@@ -363,6 +363,7 @@ def test_a_process_is_used_up_by_so_many_abandoned_steps() -> None:
     assert not used_up(0, 1).are_used_up
     assert used_up(0, 2).are_used_up, "no connection is left for transactions"
     assert not used_up(100, 100, most=0).are_used_up
+    assert not used_up(100, 100, lost_s=3600.0).are_used_up, "they may end in a moment"
 
 
 def test_abandoned_steps_take_no_thread_from_the_others() -> None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from rowlock.store.statements import Claimed
-from store.races.sessions import Worker, World, finish, release, step
+from store.races.sessions import Session, Worker, World, finish, release, step
+from store.races.waiting import is_worker, waiting_for_callers
 
 SECONDS = float(os.environ.get("ROWLOCK_HAMMER_SECONDS", "5"))
 SEED = int(os.environ.get("ROWLOCK_HAMMER_SEED", "0")) or random.SystemRandom().randint(1, 10**6)
@@ -46,9 +47,9 @@ class Hammer(ABC):
 
 
 def work(hammer: Hammer, worker: Worker, number: int) -> None:
-    """Never waits for a lock; gives runs back, blocks them, ends them one way or the other."""
+    """Gives runs back, blocks them, ends them one way or the other."""
     dice = random.Random(SEED * 100 + 50 + number)
-    worker.run("set lock_timeout = '100 ms'")
+    is_worker(worker)
     while hammer.goes_on():
         worker.tend()
         for run in worker.claim(4):
@@ -59,3 +60,12 @@ def work(hammer: Hammer, worker: Worker, number: int) -> None:
                 worker.write(step(run, str(run.epoch)), finish(run, status))
             else:
                 worker.write(release(run, None if kind == "back" else "nondeterminism"))
+
+
+def watch(hammer: Hammer, session: Session) -> set[str]:
+    """What workers did that waited for a transaction which a caller held open."""
+    waited: set[str] = set()
+    while hammer.goes_on():
+        waited |= waiting_for_callers(session)
+        session.run("select pg_sleep(0.005)")
+    return waited

@@ -18,8 +18,9 @@ import psycopg
 
 from rowlock import Batch
 from rowlock.store.statements import Claimed
-from store.races.hammering import ISOLATIONS, KEYS, SEED, Hammer, work
+from store.races.hammering import ISOLATIONS, KEYS, SEED, Hammer, watch, work
 from store.races.sessions import Session, World
+from store.races.waiting import is_caller
 
 FORGIVEN = {"RLS01", "RLS02", "40001"}
 
@@ -53,6 +54,7 @@ class Batches(Hammer):
 
 def call_at_random(hammer: Batches, session: Session, number: int) -> None:
     dice = random.Random(SEED * 100 + number)
+    is_caller(session)
     while hammer.goes_on():
         what = dice.choice(["add"] * 8 + ["two", "two", "cancel", "reschedule"])
         size, wait = dice.choice([5, 7, 7]), dice.choice([0.001, 0.02, 0.1])
@@ -98,11 +100,13 @@ def test_every_number_is_in_the_run_that_its_caller_was_given_once(world: World)
     hammer = Batches(world)
     callers = [world.session(f"caller {n}") for n in range(6)]
     workers = [world.worker(f"worker {n}") for n in range(2)]
-    with ThreadPoolExecutor(8) as threads:
+    with ThreadPoolExecutor(9) as threads:
+        watched = threads.submit(watch, hammer, world.session("watch"))
         rest = [threads.submit(call_at_random, hammer, one, n) for n, one in enumerate(callers)]
         rest += [threads.submit(work, hammer, one, n) for n, one in enumerate(workers)]
         for one in rest:
             one.result()
+    assert watched.result() == set(), f"seed {SEED}"
     stored: dict[UUID, list[int]] = dict(
         world.anybody.run("select id, input -> 'pages' from rowlock.run")
     )

@@ -47,6 +47,7 @@ from store.races.sessions import (
     stop,
     timer,
 )
+from store.races.waiting import is_caller, is_worker, waiting_for_callers
 from workers import checks
 
 SECONDS = float(os.environ.get("ROWLOCK_HAMMER_SECONDS", "8"))
@@ -151,7 +152,7 @@ class Hammer:
 def caller(hammer: Hammer, session: Session, number: int) -> None:
     """One call on one run in a transaction of its own, held open for a moment."""
     dice = random.Random(SEED * 100 + number)
-    session.run("set lock_timeout = '5 s'")
+    is_caller(session)
     while hammer.goes_on():
         run = dice.choice(hammer.runs)
         call = dice.choices(
@@ -218,13 +219,18 @@ def caller(hammer: Hammer, session: Session, number: int) -> None:
             hammer.did(f"{call}: {error.sqlstate}")
 
 
-def watch(hammer: Hammer, session: Session) -> set[tuple[object, ...]]:
-    """Looks all the time, for a later message repairs much. Gives who slept in vain."""
+def watch(hammer: Hammer, session: Session) -> tuple[set[tuple[object, ...]], set[str]]:
+    """Looks all the time, for a later message repairs much.
+
+    Gives who slept in vain, and which calls of workers waited for a caller's transaction.
+    """
     lost: set[tuple[object, ...]] = set()
+    waited: set[str] = set()
     while hammer.goes_on():
         lost |= set(session.run(IN_VAIN))
-        session.run("select pg_sleep(0.02)")
-    return lost
+        waited |= waiting_for_callers(session)
+        session.run("select pg_sleep(0.005)")
+    return lost, waited
 
 
 class Owner:
@@ -241,7 +247,7 @@ class Owner:
     def hire(self) -> Worker:
         with self.hammer.lock:
             worker = self.hammer.world.worker(f"worker {self.number}")
-        worker.run("set lock_timeout = '100 ms'")
+        is_worker(worker)
         return worker
 
     def work(self) -> None:
@@ -425,7 +431,7 @@ def test_whatever_meets_nothing_is_lost_and_nobody_waits(server: Server, templat
             for job in jobs:
                 job.result()
         print(f"hammer: {dict(sorted(hammer.done.items()))}")
-        assert watched.result() == set()
+        assert watched.result() == (set(), set())
         assert _broken(url, whole=False) == {}
 
         # Now everybody ends what he gets; in the end only those sleep who wait for what never came.

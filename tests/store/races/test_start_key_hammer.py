@@ -17,8 +17,9 @@ import psycopg
 
 from rowlock import Debounce, Dedup
 from rowlock.store.statements import Claimed
-from store.races.hammering import ISOLATIONS, KEYS, SEED, Hammer, work
+from store.races.hammering import ISOLATIONS, KEYS, SEED, Hammer, watch, work
 from store.races.sessions import Session, World
+from store.races.waiting import is_caller
 
 FORGIVEN = {"RLS01", "RLS02", "RLS06", "40001"}
 
@@ -69,6 +70,7 @@ class Keys(Hammer):
 
 def call_at_random(hammer: Keys, session: Session, number: int) -> None:
     dice = random.Random(SEED * 100 + number)
+    is_caller(session)
     while hammer.goes_on():
         key, value, began = dice.choice(KEYS), hammer.value(), time.monotonic()
         what = dice.choice(
@@ -114,7 +116,7 @@ def call_at_random(hammer: Keys, session: Session, number: int) -> None:
             hammer.did[f"{what}: {error.sqlstate}"] += 1
 
 
-def watch(hammer: Keys, session: Session) -> tuple[int, list[object]]:
+def look(hammer: Keys, session: Session) -> tuple[int, list[object]]:
     looks, seen = 0, list[object]()
     while hammer.goes_on():
         seen += session.run(WITHOUT_ITS_KEY)
@@ -126,15 +128,17 @@ def test_no_key_is_two_runs_and_no_later_input_is_lost(world: World) -> None:
     hammer = Keys(world)
     callers = [world.session(f"caller {n}") for n in range(6)]
     workers = [world.worker(f"worker {n}") for n in range(2)]
-    with ThreadPoolExecutor(9) as threads:
+    with ThreadPoolExecutor(10) as threads:
+        looked = threads.submit(look, hammer, world.session("look"))
         watched = threads.submit(watch, hammer, world.session("watch"))
         rest = [threads.submit(call_at_random, hammer, one, n) for n, one in enumerate(callers)]
         rest += [threads.submit(work, hammer, one, n) for n, one in enumerate(workers)]
         for one in rest:
             one.result()
-    looks, seen = watched.result()
+    looks, seen = looked.result()
     print(f"seed {SEED}: {dict(hammer.did)}, {looks} looks, {len(hammer.begun)} debounced begun")
     assert seen == [], f"seed {SEED}"
+    assert watched.result() == set(), f"seed {SEED}"
     assert world.anybody.run(WITHOUT_ITS_KEY) == [], f"seed {SEED}"
     lost = [
         (put, value)
