@@ -29,7 +29,7 @@ from rowlock.runtime.execution import Execution
 from rowlock.runtime.points import Points
 from rowlock.runtime.request import Request
 from rowlock.runtime.step_stop import StepStop
-from rowlock.runtime.step_threads import StepThreads
+from rowlock.runtime.step_threads import Abandoned, StepThreads
 from rowlock.store.connection import Backoff, Disconnected, SessionPool
 from rowlock.store.statements import RECORD_FAILED_TRANSACTION, RECORDED
 from rowlock.store.transactions import (
@@ -199,7 +199,7 @@ class StepRunner:
 
     def _abandon(
         self, execution: Execution, request: Request, *, has_connection: bool = False
-    ) -> object:
+    ) -> Abandoned:
         """What is at work in a thread for a step is at work for nobody from now on."""
         command = request.command
         given_up = _nobody_waits(execution, request)
