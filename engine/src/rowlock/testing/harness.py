@@ -325,7 +325,7 @@ class Harness:
         clock = asyncio.get_running_loop()
         look_at, warn_at = 0.0, clock.time() + PATIENCE_S
         vain: tuple[Worker, int] | None = None
-        heard: Worker | None = None
+        heard: tuple[Worker, int] | None = None
         while True:
             await self._workers.changed()
             worker = self._workers.present
@@ -336,8 +336,9 @@ class Harness:
                 look = await self.lab.look(self._code.app, None if run is None else run.id)
                 if not look.finished and not self._only_waits(worker, look):
                     vain = heard = None
-                elif worker.loaded and not look.finished and heard is not worker:
-                    heard = worker  # what it waits for may be there, and the news on its way
+                elif worker.loaded and not look.finished and heard != (worker, worker.doings):
+                    # What it waits for may be there, and the news on its way.
+                    heard = (worker, worker.doings)
                     await worker.hear()
                     look_at = 0.0
                     continue

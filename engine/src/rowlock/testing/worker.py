@@ -97,6 +97,8 @@ class Worker(Points):
         self.is_dead = False
         self.is_zombie = False
         """Its runs were taken over, and it lives on."""
+        self.doings = 0
+        """How often it got work, or wrote something: while this stays the same, it did nothing."""
         self.looks_in_vain = 0
         """How often it has asked for work and got none."""
 
@@ -245,7 +247,9 @@ class Worker(Points):
         if not runs:
             self.looks_in_vain += 1
             self.stirred.set()
-        elif not self.is_dead and self._watcher.claimed(self, [mark_of_claim(r) for r in runs]):
+            return
+        self.doings += 1
+        if not self.is_dead and self._watcher.claimed(self, [mark_of_claim(r) for r in runs]):
             self.kill()
 
     # --- where it can be stopped (Points)
@@ -258,6 +262,7 @@ class Worker(Points):
         done = [entry for number, entry in enumerate(entries) if number not in held]
         if done:
             await self._pass(When.WRITTEN, marks_of(done))
+        self.doings += 1
         self.stirred.set()
 
     async def calling(self, run: Claimed, request: Request) -> None:
@@ -273,6 +278,7 @@ class Worker(Points):
         await self._pass(When.WRITING, [mark_of_request(run, request)])
 
     async def committed(self, run: Claimed, request: Request) -> None:
+        self.doings += 1
         await self._pass(When.WRITTEN, [mark_of_request(run, request)])
 
     async def _pass(self, when: When, marks: list[Mark]) -> None:
