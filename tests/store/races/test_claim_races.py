@@ -76,6 +76,57 @@ def test_a_ready_child_is_claimed_while_its_parents_suspend_is_open(world: World
     assert world.state(child) == "running"
 
 
+# --- large claims take turns
+
+
+def two_at_it(world: World) -> list[Worker]:
+    """As many as may be at one queue with large claims, and 100 runs that they leave."""
+    world.anybody.start_many(*[{"workflow": "fulfil"}] * 180)
+    workers = [world.worker(f"worker {n}").begin() for n in range(2)]
+    assert [len(one.claim(40)) for one in workers] == [40] * 2
+    return workers
+
+
+@pytest.mark.parametrize("fate", ["commit", "rollback"])
+def test_who_gets_no_turn_is_told_to_come_again_and_holds_nothing(world: World, fate: str) -> None:
+    first, _ = two_at_it(world)
+    late = world.worker("late")
+    claim = late.go(lambda: late.claim(40))
+    assert not claim.waits()
+    assert claim.result() == []
+    assert late.next.again_in == 0
+    assert len(late.claim(31)) == 31, "a small one needs no turn"
+    first.end(fate)
+    assert len(late.claim(40)) == 40
+    assert late.next.again_in is None
+
+
+def test_turns_are_those_of_one_queue(world: World) -> None:
+    two_at_it(world)
+    elsewhere = [{"workflow": "fulfil", "queue": "other"}]
+    others = set(world.anybody.start_many(*elsewhere * 40))
+    late = world.worker("late")
+    assert {one.run_id for one in late.claim(100)} == others
+    assert late.next.again_in == 0, "of the first queue there is more"
+
+
+def test_a_limited_queue_knows_no_turns(world: World) -> None:
+    """There one claim is at it at a time anyway, and says so itself."""
+    world.anybody.start_many(*[{"workflow": "fulfil"}] * 200)
+    world.anybody.limit(concurrency=1000)
+    locks = "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"
+    worker = world.worker().begin()
+    assert len(worker.claim(100)) == 100
+    assert worker.ask(locks) == 0
+    worker.commit()
+    world.anybody.limit(concurrency=None)
+    worker.begin()
+    assert len(worker.claim(31)) == 31
+    assert worker.ask(locks) == 0
+    assert len(worker.claim(32)) == 32
+    assert worker.ask(locks) == 1
+
+
 # --- a claim against the reaper
 
 

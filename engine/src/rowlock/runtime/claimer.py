@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from rowlock.errors import Disconnected
+from rowlock.runtime.patience import Patience
 from rowlock.settings import Settings
 from rowlock.store.connection import Backoff, Session, Statement
 from rowlock.store.statements import (
@@ -40,8 +41,6 @@ T = TypeVar("T")
 MOST_CLAIMS = 200
 BUSY_STREAK = 5
 """After so many claims in a row that found work, the worker stops listening."""
-BUSY_FIRST_S, BUSY_MOST_S = 0.002, 0.05
-"""How long to wait, at random up to this, for another claim of a limited queue to be done."""
 RATE_LEAST_S = 0.005
 """A rate that is used up is not looked at more often."""
 
@@ -79,7 +78,7 @@ class Claimer:
         self._poked = asyncio.Event()
         self._listening = False
         self._streak = 0
-        self._busy = 0
+        self._patience = Patience()
         self._next = Next()
         self._is_all = False
         self._all_slots = max(1, slots.free())
@@ -138,10 +137,8 @@ class Claimer:
                 continue
             self._streak = 0
             if self._next.again_in == 0:
-                await self._pause(min(BUSY_FIRST_S * 2**self._busy, BUSY_MOST_S) * random.random())
-                self._busy = min(self._busy + 1, 10)
+                await self._pause(self._patience.refused())
                 continue
-            self._busy = 0
             if not self._listening:
                 # Say so first; the next look is the one that counts.
                 self._listening = True
@@ -178,13 +175,16 @@ class Claimer:
             await self._slots.wait_for(self._all_slots // 4, 0.005)
         self._poked.clear()
         began = time.perf_counter()
-        want = min(self._slots.free(), MOST_CLAIMS)
+        want = self._patience.want(min(self._slots.free(), MOST_CLAIMS))
         claimed = await self._ask(want)
+        took_s = time.perf_counter() - began
+        if claimed or self._next.again_in != 0:
+            self._patience.let_in(want, took_s)
         # A limit gave no more: a look right after it would be in vain.
         self._is_all = (
             len(claimed) < want and self._next.after is None and all(one.limited for one in claimed)
         )
-        self._observer.claimed(claimed, time.perf_counter() - began)
+        self._observer.claimed(claimed, took_s)
         await self._load_all(claimed)
         return len(claimed)
 

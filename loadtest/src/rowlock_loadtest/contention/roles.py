@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from dataclasses import dataclass
 from typing import Protocol
 
 import psycopg
 
+from rowlock.runtime.patience import Patience
 from rowlock_loadtest.contention.seat import Seat
 from rowlock_loadtest.contention.truth import WORKFLOW
 
@@ -45,7 +47,6 @@ START = (
 
 
 MOST_TRIES = 1000
-BUSY_FIRST_S, BUSY_MOST_S = 0.002, 0.05
 
 Taken = tuple[str, int, bool]
 """A run that was claimed, its epoch, and whether it is asked to stop."""
@@ -90,10 +91,11 @@ class Claims:
         self._after: str | None = None
         self._memory: str | None = None
         self._again_s: float | None = None
-        self._busy = 0
+        self._patience = Patience()
 
     def take(self, at: float | None, want: int, *, listening: bool = False) -> list[Taken] | None:
         """At most so many runs, noted down; None: rolled back."""
+        want, began = self._patience.want(want), time.monotonic()
         place = [self._after] if self._has_next else []
         memory = [self._memory] if self._has_next else []
         rows = self._seat.timed(
@@ -114,7 +116,8 @@ class Claims:
             self._seat.claimed(run, epoch, queue, waited)
         if not taken:
             self._seat.count("claims that found nothing")
-        self._busy = self._busy + 1 if not taken and self._again_s == 0 else 0
+        if taken or self._again_s != 0:
+            self._patience.let_in(want, time.monotonic() - began)
         return taken
 
     def pause_s(self, poll_s: float) -> float:
@@ -122,7 +125,7 @@ class Claims:
         if self._again_s is None:
             return poll_s * random.uniform(0.8, 1.2)
         if self._again_s == 0:  # another claim was at it
-            return min(BUSY_FIRST_S * 2.0 ** min(self._busy, 10), BUSY_MOST_S) * random.random()
+            return self._patience.refused()
         return min(poll_s, self._again_s)
 
 

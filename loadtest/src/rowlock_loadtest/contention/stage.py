@@ -40,6 +40,7 @@ class Size:
     claimers: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     batches: tuple[int, ...] = (1, 10, 100)
     queues: tuple[int, ...] = (1, 10, 1000, 5000)
+    partitions: int = 100_000
     depth: int = 1_000_000
     bound: int = 100_000
     """Limit-bound runs at the head of a queue."""
@@ -53,6 +54,7 @@ QUICK = Size(
     claimers=(1, 2, 4, 8),
     batches=(1, 10),
     queues=(1, 10, 200),
+    partitions=500,
     depth=5_000,
     bound=1_000,
     herd=8,
@@ -206,7 +208,7 @@ class Stage:
 
 def warm_s(connections: int) -> float:
     """All sessions plan their statements at once, on as few CPUs as there are."""
-    return 0.2 + 0.012 * connections
+    return 0.2 + 0.025 * connections
 
 
 def _no_conflicts(point: Point) -> Check:

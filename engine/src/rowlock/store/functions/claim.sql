@@ -42,6 +42,19 @@ as $$
            select y.weight from rowlock.queue as y where y.app = p_app and y.name = x.name offset 0) as q on true
 $$;
 
+-- takes_turn: whether one more large claim may be at a queue. Each walks past what all the others hold, and
+-- keeps locked what they had taken and committed when it came there (a row that changed since the snapshot is
+-- locked before it is looked at again), so that their journals are passed by: more than two at a time bring less.
+-- Nobody waits here: who gets no turn is told to come again, and waits without a snapshot (runtime/patience.py).
+create or replace function rowlock.takes_turn(p_app text, p_queue text) returns boolean
+language sql volatile
+set search_path = pg_catalog
+as $$
+    select case when pg_try_advisory_xact_lock(hashtextextended('rowlock.claim ' || p_app || ' ' || p_queue, 1))
+                then true
+                else pg_try_advisory_xact_lock(hashtextextended('rowlock.claim ' || p_app || ' ' || p_queue, 2)) end
+$$;
+
 -- claim_next: see above. p_after: the queue that the last call came to. Its last row may be no run, but says
 -- when to come again sooner than to poll (again_in, in seconds; 0: another claim was at it), p_after of the
 -- next call (null: from the first), and its p_memory (null: there is nothing to remember, see behind.sql).
@@ -65,6 +78,7 @@ declare
     a_batch   constant integer := 32;    -- queues that one claim serves, when there are more
     most_idle constant integer := 1024;  -- queues that it looks at when none gives anything
     a_walk    constant integer := 2000;  -- entries of the index that it may walk past for nothing
+    a_large   constant integer := 32;    -- runs: who asks for so many wants a turn
     v_wanted  integer := p_want;
     v_from    text := coalesce(p_after, '');
     v_wrapped boolean := coalesce(p_after, '') = '';
@@ -205,6 +219,9 @@ begin
                     select g.* into v_gate from rowlock.queue_gate as g
                      where g.app = p_app and g.name = v_queue
                        for update skip locked;
+                elsif p_want >= a_large and not rowlock.takes_turn(p_app, v_queue) then
+                    v_again := 0;
+                    continue;
                 else
                     perform 1 from rowlock.queue_gate as g
                       where g.app = p_app and g.name = v_queue
@@ -321,7 +338,8 @@ begin
     end if;
 end $$;
 
--- claim: the same for workers that know of no such last row: they begin behind any queue.
+-- claim: the same for workers that know of no such last row: they begin behind any queue, and ask for so few
+-- that they need no turn.
 create or replace function rowlock.claim(
     p_worker bigint, p_app text, p_version text, p_queues text[], p_want integer, p_listening boolean)
 returns table (
@@ -338,7 +356,7 @@ as $$
       from rowlock.claim_next(
                p_worker, p_app, p_version, p_queues,
                (select q.name from rowlock.queue as q where q.app = p_app order by random() limit 1),
-               p_want, p_listening) as c
+               least(p_want, 31), p_listening) as c
      where c.run_id is not null
 $$;
 
