@@ -76,3 +76,25 @@ def test_a_parent_whose_childs_task_is_held_sleeps_all_the_same_and_is_woken(
         assert other.result(timeout=60) == 5  # the only slot is free
         stranger.rollback()
         assert run.result(timeout=60) == 1
+
+
+CLAIM = "select run_id from rowlock.claim_next(%s, 'sample', '', null, null, 40, false)"
+
+
+def test_large_claims_that_are_left_open_hold_up_only_the_runs_they_took(
+    database: str, client: BlockingClient, sql: Sql
+) -> None:
+    """Two frozen workers keep both turns of a queue (functions/claim.sql) while we look."""
+    runs = {run.id: run for run in client.start_many([sample.echo(n) for n in range(200)])}
+    with psycopg.connect(database) as one, psycopg.connect(database) as other:
+        for frozen in (one, other):
+            [worker_id] = frozen.execute(
+                "select rowlock.register_worker('sample', '', 'host', 1, 40, null, '1 hour')"
+            ).fetchone() or [0]
+            taken = frozen.execute(CLAIM, [worker_id]).fetchall()
+            assert len(taken) == 40
+            for (run_id,) in taken:
+                del runs[run_id]
+        with Worker(database, slots=100):
+            assert {run.result(timeout=60) for run in runs.values()} <= set(range(200))
+            assert sql.one("select count(*) from rowlock.outcome") == 120
