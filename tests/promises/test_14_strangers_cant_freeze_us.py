@@ -78,6 +78,7 @@ def test_a_parent_whose_childs_task_is_held_sleeps_all_the_same_and_is_woken(
         assert run.result(timeout=60) == 1
 
 
+REGISTER = "select rowlock.register_worker('sample', '', 'host', 1, 40, null, '1 hour')"
 CLAIM = "select run_id from rowlock.claim_next(%s, 'sample', '', null, null, 40, false)"
 
 
@@ -88,10 +89,7 @@ def test_large_claims_that_are_left_open_hold_up_only_the_runs_they_took(
     runs = {run.id: run for run in client.start_many([sample.echo(n) for n in range(200)])}
     with psycopg.connect(database) as one, psycopg.connect(database) as other:
         for frozen in (one, other):
-            [worker_id] = frozen.execute(
-                "select rowlock.register_worker('sample', '', 'host', 1, 40, null, '1 hour')"
-            ).fetchone() or [0]
-            taken = frozen.execute(CLAIM, [worker_id]).fetchall()
+            taken = frozen.execute(CLAIM, [sql.one(REGISTER)]).fetchall()
             assert len(taken) == 40
             for (run_id,) in taken:
                 del runs[run_id]

@@ -2,7 +2,8 @@
 
 Transactions are held open for a moment and rolled back now and then, batches are sent again,
 workers are declared dead at work, callers come with every isolation level. No worker's call may
-wait for a lock, none may deadlock; in the end every history is whole, nobody sleeps in vain.
+wait for a caller's transaction, none may deadlock; in the end every history is whole, nobody sleeps
+in vain.
 """
 
 from __future__ import annotations
@@ -153,6 +154,7 @@ def caller(hammer: Hammer, session: Session, number: int) -> None:
     """One call on one run in a transaction of its own, held open for a moment."""
     dice = random.Random(SEED * 100 + number)
     is_caller(session)
+    session.run("set lock_timeout = '5 s'")
     while hammer.goes_on():
         run = dice.choice(hammer.runs)
         call = dice.choices(
@@ -229,7 +231,7 @@ def watch(hammer: Hammer, session: Session) -> tuple[set[tuple[object, ...]], se
     while hammer.goes_on():
         lost |= set(session.run(IN_VAIN))
         waited |= waiting_for_callers(session)
-        session.run("select pg_sleep(0.005)")
+        session.run("select pg_sleep(0.02)")
     return lost, waited
 
 

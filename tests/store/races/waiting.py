@@ -10,7 +10,7 @@ from __future__ import annotations
 from store.races.sessions import Session
 
 PATIENCE = "30 s"
-"""For any lock: more than a slow machine needs, less than for ever."""
+"""Of a worker, for any lock: more than a slow machine needs, less than for ever."""
 
 SLEEPING = """
 select pid, query_start from pg_stat_activity
@@ -30,7 +30,7 @@ def is_worker(session: Session) -> None:
 
 
 def is_caller(session: Session) -> None:
-    session.run(f"set application_name = 'caller'; set lock_timeout = '{PATIENCE}'")
+    session.run("set application_name = 'caller'")
 
 
 def waiting_for_callers(watcher: Session) -> set[str]:

@@ -43,28 +43,36 @@ def claimers(stage: Stage) -> Part:
     for batch in stage.size.batches:
         last = None
         for number in stage.size.claimers:
-            while True:
-                stage.fresh([QUEUE])
-                filled = stage.wanted(last, number)
-                truth.fill(stage.connection, stage.app, [QUEUE], filled)
-                stage.ready()
-                roles: list[Role] = [Claimer(stage.app, batch)] * number
-                last, _ = stage.play(
-                    f"{claimers_of(number)}, batches of {batch}",
-                    roles,
-                    accepted=filled,
-                    claimers=number,
-                    batch=batch,
-                )
-                if last.counts.get("finished", 0) < filled:
-                    break
-                # It ran dry, so nothing is known of the rest of its time: again, with more.
+            last = _at_one_queue(
+                stage, f"{claimers_of(number)}, batches of {batch}", number, batch, last
+            )
             part.points.append(last)
     alone = max(
         p.per_second for p in part.points if p.parameters["batch"] == min(stage.size.batches)
     )
     part.points += [_paced(stage, round(share * alone)) for share in (0.25, 0.5, 0.75)]
     return part
+
+
+def _at_one_queue(
+    stage: Stage, label: str, number: int, batch: int, last: Point | None, **parameters: Any
+) -> Point:
+    """So many claimers as fast as they can; again with more runs if they ran dry."""
+    while True:
+        stage.fresh([QUEUE])
+        filled = stage.wanted(last, number)
+        truth.fill(stage.connection, stage.app, [QUEUE], filled)
+        stage.ready()
+        last, _ = stage.play(
+            label,
+            [Claimer(stage.app, batch)] * number,
+            accepted=filled,
+            claimers=number,
+            batch=batch,
+            **parameters,
+        )
+        if last.counts.get("finished", 0) < filled:
+            return last
 
 
 def _paced(stage: Stage, rate: int) -> Point:
@@ -460,17 +468,8 @@ def ways(stage: Stage) -> Part:
     numbers = [n for n in (1, 4, 16, 64) if n <= max(stage.size.claimers)]
     last: Point | None = None
     for number in numbers:
-        stage.fresh([QUEUE])
-        filled = stage.wanted(last, number)
-        truth.fill(stage.connection, stage.app, [QUEUE], filled)
-        stage.ready()
-        last, _ = stage.play(
-            f"rowlock, {claimers_of(number)}",
-            [Claimer(stage.app, 10)] * number,
-            accepted=filled,
-            way="rowlock",
-            claimers=number,
-        )
+        label = f"rowlock, {claimers_of(number)}"
+        last = _at_one_queue(stage, label, number, 10, last, way="rowlock")
         part.points.append(last)
         for way in naive.WAYS:
             label = f"{way}, {claimers_of(number)}"
