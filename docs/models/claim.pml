@@ -406,7 +406,7 @@ end_run:
         :: MINE && !CAN_TAKE(t) -> close_journal(); goto end_run
         fi
     }
-    /* journal_and_claim (hand_over.sql), without the gate: what this transaction ends is gone for it. */
+    /* (9), hand_over.sql, without the gate: what this transaction ends is gone for it. */
     atomic {
         if
         :: !limited[t] || !leased[w] || limit == NONE || gate_marked < revision || COUNT(IS_MARKED) - 1 >= limit

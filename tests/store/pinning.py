@@ -44,12 +44,13 @@ def told(memory: str | None) -> dict[str, Any]:
 
 def told_of(places: str | None, queue: str = "default") -> str | None:
     """What the next hand-over in a queue is to be told: its part of what the last one said."""
-    return None if places is None else json.loads(places).get(queue)
+    found = None if places is None else json.loads(places).get(queue)
+    return None if found is None else json.dumps(found)
 
 
 def of_places(memory: str | None, queue: str = "default") -> str:
     """The same, as it is said again."""
-    return json.dumps({queue: memory})
+    return json.dumps({queue: told(memory)})
 
 
 def due(memory: str | None) -> str:

@@ -13,8 +13,8 @@ import pytest
 
 import postgres
 from rowlock.embedded import Server
-from rowlock.store.entries import parameters
-from rowlock.store.statements import CLAIM, JOURNAL_AND_CLAIM, Claimed
+from rowlock.store.entries import Entry, Heir, parameters
+from rowlock.store.statements import CLAIM, JOURNAL, Claimed
 from store.costs import cost_of
 from store.pinning import due, end_many, not_due, of_places, pinned, told, told_of
 from store.races.sessions import APP, Connections, Worker, World, finish
@@ -178,9 +178,9 @@ def test_nor_do_places_that_are_handed_over(
     _, full, mine = limited
 
     def costs(memory: str | None) -> int:
-        batch = parameters(full.worker_id, [finish(one) for one in mine[:5]], retrying=False)
-        given = {**batch, "app": APP, "version": "", "memory": memory}
-        return cost_of(full, JOURNAL_AND_CLAIM.sql, given).buffers
+        ends: list[Entry] = [finish(one) for one in mine[:5]]
+        batch = parameters(full.worker_id, ends, retrying=False, heir=Heir("", memory))
+        return cost_of(full, JOURNAL.sql, batch).buffers
 
     fully = costs(None)
     bounded = costs(of_places(not_due(full.next.memory)))

@@ -25,6 +25,7 @@ from rowlock.store.entries import (
     Emit,
     Entry,
     Finish,
+    Heir,
     Release,
     Step,
     Suspend,
@@ -38,7 +39,6 @@ from rowlock.store.statements import (
     FORK,
     HEARTBEAT,
     JOURNAL,
-    JOURNAL_AND_CLAIM,
     LEAVE,
     RECORD_FAILED_TRANSACTION,
     RECORD_TRANSACTION,
@@ -400,10 +400,9 @@ class Worker(Session):
         self, *entries: Entry, version: str = "", memory: str | None = None
     ) -> tuple[Verdicts, list[Claimed]]:
         """Journal, and claim for what it let go of."""
-        batch = parameters(self.worker_id, list(entries), retrying=False)
-        verdicts = Verdicts(
-            self.call(JOURNAL_AND_CLAIM, **batch, app=APP, version=version, memory=memory)
-        )
+        heir = Heir(version, memory)
+        batch = parameters(self.worker_id, list(entries), retrying=False, heir=heir)
+        verdicts = Verdicts(self.call(JOURNAL, **batch))
         self.places = next((a.detail for a in verdicts.answers if a.verdict == "memory"), None)
         return verdicts, [
             claimed_from(answer.detail)

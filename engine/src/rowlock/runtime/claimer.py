@@ -7,7 +7,7 @@ come again; and what a claim wants to be told with the next one (behind.sql) goe
 When runs of a limited queue end here, others come in their places with the journal's commit, while
 there are other slots free: or other queues would get none.
 
-Reads and writes: store's CLAIM, HISTORY, OUTCOMES; takes what JOURNAL_AND_CLAIM gave.
+Reads and writes: store's CLAIM, HISTORY, OUTCOMES; takes what JOURNAL gave for what ended.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from rowlock.errors import Disconnected
 from rowlock.runtime.patience import Patience
 from rowlock.settings import Settings
 from rowlock.store.connection import Backoff, Session, Statement
+from rowlock.store.entries import Heir
 from rowlock.store.statements import (
     CLAIM,
     HISTORY,
@@ -90,15 +91,15 @@ class Claimer:
         """There may be work: look now."""
         self._poked.set()
 
-    def wants(self, places: int) -> Mapping[str, Any] | None:
-        """See the journal's Heir."""
+    def heir_of(self, places: int) -> Heir | None:
+        """See the journal's Heirs."""
         is_alone = self._queues is not None and len(self._queues) == 1
         if not self._is_claiming or not (is_alone or self._slots.free() > places):
             return None
-        return {"app": self._app, "version": self._settings.version, "memory": self._memory}
+        return Heir(self._settings.version, self._memory)
 
     def take(self, claimed: list[Claimed], memory: str | None) -> None:
-        """See the journal's Heir."""
+        """See the journal's Heirs."""
         self._memory = memory
         if not claimed:
             return

@@ -21,16 +21,25 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from rowlock.runtime.points import Points
 from rowlock.settings import Settings
 from rowlock.store.connection import Backoff, Disconnected, Poisoned, Session
-from rowlock.store.entries import Emit, Entry, Finish, Release, Step, Suspend, parameters, size_of
+from rowlock.store.entries import (
+    Emit,
+    Entry,
+    Finish,
+    Heir,
+    Release,
+    Step,
+    Suspend,
+    parameters,
+    size_of,
+)
 from rowlock.store.statements import (
     JOURNAL,
-    JOURNAL_AND_CLAIM,
     Answer,
     Claimed,
     claimed_from,
@@ -71,11 +80,11 @@ class _Item:
         self.first_tried_at: float | None = None
 
 
-class Heir(Protocol):
+class Heirs(Protocol):
     """Who takes the places of limited runs that end."""
 
-    def wants(self, places: int) -> Mapping[str, Any] | None:
-        """Whether it would take runs for so many places: for whom to claim, or None."""
+    def heir_of(self, places: int) -> Heir | None:
+        """For whom to take runs for so many places; None: for nobody now."""
 
     def take(self, claimed: list[Claimed], memory: str | None) -> None:
         """They are this worker's now; and what the next claim of this kind is to say again."""
@@ -96,7 +105,7 @@ class Journal:
         on_ready: Callable[[], None] = lambda: None,
         on_tend: Callable[[], None] = lambda: None,
         on_news: Callable[[Iterable[str]], None] = lambda _runs: None,
-        heir: Heir | None = None,
+        heirs: Heirs | None = None,
         observer: Observer,
         points: Points | None = None,
     ) -> None:
@@ -111,7 +120,7 @@ class Journal:
         self._on_ready = on_ready
         self._on_tend = on_tend
         self._on_news = on_news
-        self._heir = heir
+        self._heirs = heirs
         self._observer = observer
         self._groups: set[str] = set()
         """Of them children have ended in a batch that is committed: to be summed up by the next."""
@@ -219,15 +228,16 @@ class Journal:
             began = time.perf_counter()
             if self._points is not None:
                 await self._points.writing(entries)
-            batch_of = parameters(self._worker_id, entries, retrying=retrying, groups=groups)
-            claims = None
-            if places and self._heir is not None and not retrying:
-                claims = self._heir.wants(places)
+            heir = None
+            if places and self._heirs is not None and not retrying:
+                heir = self._heirs.heir_of(places)
             try:
-                if claims is None:
-                    answers = await self.session.rows(JOURNAL, batch_of)
-                else:
-                    answers = await self.session.rows(JOURNAL_AND_CLAIM, {**batch_of, **claims})
+                answers = await self.session.rows(
+                    JOURNAL,
+                    parameters(
+                        self._worker_id, entries, retrying=retrying, groups=groups, heir=heir
+                    ),
+                )
             except Disconnected as error:
                 pause_s = backoff.next_s()
                 log.warning("the journal lost its connection, again in %.1f s: %s", pause_s, error)
@@ -265,8 +275,8 @@ class Journal:
             self._observer.written(len(entries), time.perf_counter() - began)
             if self._points is not None:
                 await self._points.written(entries, found)
-            if claims is not None and self._heir is not None:
-                self._heir.take(claimed, memory)
+            if heir is not None and self._heirs is not None:
+                self._heirs.take(claimed, memory)
             if len(claimed) < places or any(map(_makes_ready, entries)):
                 self._on_ready()
             if listened:

@@ -124,7 +124,7 @@ class Tenure:
             on_ready=self._poke,
             on_tend=self._poke_tender,
             on_news=self._crier.tell,
-            heir=self._claimer,
+            heirs=self._claimer,
             observer=observer,
             points=points,
         )

@@ -5,7 +5,7 @@ One struct a kind of entry; ``i`` is its number in the batch and is given when t
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -139,12 +139,25 @@ _DELIVERED = frozenset({"send", "set_event", "emit"})
 _encode = msgspec.json.Encoder().encode
 
 
+class Heir(NamedTuple):
+    """For whom places are taken: the version of his code, and what the last time said."""
+
+    version: str
+    memory: str | None
+
+
 def parameters(
-    worker: int, entries: list[Entry], *, retrying: bool, groups: list[str] | None = None
+    worker: int,
+    entries: list[Entry],
+    *,
+    retrying: bool,
+    groups: list[str] | None = None,
+    heir: Heir | None = None,
 ) -> dict[str, Any]:
     """The parameters of JOURNAL for a batch; numbers the entries.
 
     ``groups``: names of groups of which children have ended in a batch that is committed.
+    ``heir``: who takes the places of limited runs that end; None: they stay empty.
     """
     kinds: dict[type, list[Entry]] = {
         kind: [] for kind in (Step, Emit, Wait, Finish, Suspend, Release)
@@ -173,6 +186,8 @@ def parameters(
         "suspends": _text(kinds[Suspend]),
         "releases": _text(kinds[Release]),
         "groups": groups or [],
+        "version": heir.version if heir else None,
+        "memory": heir.memory if heir else None,
     }
 
 

@@ -328,19 +328,14 @@ class Answer:
     detail: Any
 
 
-_BATCH = (
-    "%(worker)s, %(steps)s::json, %(asked)s, %(made)s, %(rows)s,"
+JOURNAL = Statement(
+    "journal",
+    "select * from rowlock.journal(%(worker)s, %(steps)s::json, %(asked)s, %(made)s, %(rows)s,"
     " %(emits)s::jsonb, %(waits)s::jsonb, %(finishes)s::jsonb, %(suspends)s::jsonb,"
-    " %(releases)s::jsonb, %(groups)s::text[], %(retrying)s"
-)
-JOURNAL = Statement("journal", f"select * from rowlock.journal({_BATCH})", Answer)  # noqa: S608
-JOURNAL_AND_CLAIM = Statement(
-    "journal_and_claim",
-    f"select * from rowlock.journal_and_claim({_BATCH}, %(app)s, %(version)s,"  # noqa: S608
-    " %(memory)s::jsonb)",
+    " %(releases)s::jsonb, %(groups)s::text[], %(retrying)s, %(version)s, %(memory)s::jsonb)",
     Answer,
 )
-"""The same, and as many runs as it lets go of limited ones (functions/hand_over.sql)."""
+"""With a version it claims as many runs as it lets go of limited ones (functions/hand_over.sql)."""
 
 # --- who waits outside (functions/listeners.sql)
 

@@ -42,6 +42,20 @@ as $$
            select y.weight from rowlock.queue as y where y.app = p_app and y.name = x.name offset 0) as q on true
 $$;
 
+-- fitting: of which versions a worker may take runs; '' is any that is not pinned yet.
+create or replace function rowlock.fitting(p_app text, p_version text) returns text[]
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+begin
+    if p_version = '' then
+        return array(select v.name from rowlock.version as v where v.app = p_app) || '{""}'::text[];
+    elsif rowlock.current_version(p_app) = p_version then
+        return array[p_version, ''];
+    end if;
+    return array[p_version];
+end $$;
+
 -- takes_turn: whether one more large claim may be at a queue. Each walks past what all the others hold, and
 -- keeps locked what they had taken and committed when it came there (a row that changed since the snapshot is
 -- locked before it is looked at again), so that their journals are passed by: more than two at a time bring less.
@@ -55,14 +69,60 @@ as $$
                 else pg_try_advisory_xact_lock(hashtextextended('rowlock.claim ' || p_app || ' ' || p_queue, 2)) end
 $$;
 
+-- take: these ready runs, which are locked, are the worker's now. p_least: no claim of their queue is earlier
+-- (limits.sql). p_at: the time of first claims. p_counted: they are to be counted for a limit.
+create or replace function rowlock.take(
+    p_worker bigint, p_version text, p_runs uuid[], p_least timestamptz, p_at timestamptz, p_counted boolean)
+returns table (
+    run_id uuid, epoch integer, generation integer, created_at timestamptz, workflow text, queue text,
+    version text, key text, takeovers smallint, input text, attributes text, trace_context text,
+    waited double precision, started_at timestamptz, age double precision, deadline_in double precision,
+    in_group boolean, cancel text)
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+#variable_conflict use_column
+begin
+    return query
+    with claimed as (
+        update rowlock.task as t
+           set state = 'running', epoch = t.epoch + 1, worker_id = p_worker,
+               claimed_at = greatest(clock_timestamp(), p_least),
+               started_at = coalesce(t.started_at, p_at, clock_timestamp()),
+               limited = t.limited or p_counted,
+               version = case when t.version = '' then p_version else t.version end
+         where t.run_id = any (p_runs)
+        returning t.run_id, t.epoch, t.generation, t.version, t.takeovers, t.due_at, t.started_at,
+                  t.queue, clock_timestamp() as at)
+    select c.run_id, c.epoch, c.generation, r.created_at, r.workflow, c.queue, c.version, r.key,
+           c.takeovers,
+           case when c.generation = 1 then r.input else g.input end::text,
+           r.attributes::text, r.trace_context::text,
+           extract(epoch from c.at - c.due_at)::double precision, c.started_at,
+           extract(epoch from c.at - c.started_at)::double precision,
+           extract(epoch from case when c.generation = 1 then r.deadline_at else g.deadline_at end
+                              - c.at)::double precision,
+           r.child_index is not null,
+           q.request
+      from claimed as c
+     cross join lateral (
+           select x.* from rowlock.run as x where x.id = c.run_id offset 0) as r
+      left join lateral (
+           select x.input, x.deadline_at from rowlock.generation as x
+            where x.run_id = c.run_id and x.generation = c.generation and c.generation > 1
+           offset 0) as g on true
+      left join lateral (
+           select rowlock.request_of(c.run_id, c.generation) as request
+            where exists (select from rowlock.cancel_request as x where x.run_id = c.run_id)
+           offset 0) as q on true;
+end $$;
+
 -- claim_next: see above. p_after: the queue that the last call came to. Its last row may be no run, but says
 -- when to come again sooner than to poll (again_in, in seconds; 0: another claim was at it), p_after of the
 -- next call (null: from the first), and its p_memory (null: there is nothing to remember, see behind.sql).
--- p_handed: the caller's transaction has let go of as many runs of this one queue, which were claimed at this
--- time or before, and hands their places over (hand_over.sql).
 create or replace function rowlock.claim_next(
     p_worker bigint, p_app text, p_version text, p_queues text[], p_after text, p_want integer,
-    p_listening boolean, p_handed timestamptz default null, p_memory text default null)
+    p_listening boolean, p_memory text default null)
 returns table (
     run_id uuid, epoch integer, generation integer, created_at timestamptz, workflow text, queue text,
     version text, key text, takeovers smallint, input text, attributes text, trace_context text,
@@ -134,13 +194,7 @@ begin
             return;
         end if;
     end if;
-    if p_version = '' then
-        v_fits := array(select v.name from rowlock.version as v where v.app = p_app) || '{""}'::text[];
-    elsif rowlock.current_version(p_app) = p_version then
-        v_fits := array[p_version, ''];
-    else
-        v_fits := array[p_version];
-    end if;
+    v_fits := rowlock.fitting(p_app, p_version);
     -- Looked for before it is summed up: there is seldom any.
     if exists (select from rowlock.pause as p where p.app = p_app and p.lifted_at is null) then
         select coalesce(bool_or(p.queue is null and p.workflow is null), false),
@@ -191,8 +245,6 @@ begin
                 v_look := case when v_bounded then v_bounds end;
             end if;
             continue when v_parted is null;
-            continue when p_handed is not null and (not v_limited or v_parted or v_paused_workflows <> '{}'
-                                        or not rowlock.may_hand_over(p_app, v_queue, v_fits));
             if v_limited then
                 v_room := rowlock.room(p_app, v_queue, v_fits, p_worker, p_want);
                 if v_room.room <= 0 then
@@ -207,55 +259,43 @@ begin
             if not found then
                 return;
             end if;
-            if p_handed is not null then
-                v_ids := (rowlock.pick(p_app, v_queue, '', v_fits, '{}', (
-                              select q.ageing from rowlock.queue as q where q.app = p_app and q.name = v_queue),
-                              v_room.room, v_room.room, '{}', v_look)).ids;
-                v_is_all := cardinality(v_ids) < v_room.room;
-                v_least := greatest(p_handed, (
-                    select g.oldest from rowlock.queue_gate as g where g.app = p_app and g.name = v_queue));
+            if v_alone then
+                select g.* into v_gate from rowlock.queue_gate as g
+                 where g.app = p_app and g.name = v_queue
+                   for update skip locked;
+            elsif p_want >= a_large and not rowlock.takes_turn(p_app, v_queue) then
+                v_again := 0;
+                continue;
             else
-                if v_alone then
-                    select g.* into v_gate from rowlock.queue_gate as g
-                     where g.app = p_app and g.name = v_queue
-                       for update skip locked;
-                elsif p_want >= a_large and not rowlock.takes_turn(p_app, v_queue) then
-                    v_again := 0;
-                    continue;
-                else
-                    perform 1 from rowlock.queue_gate as g
-                      where g.app = p_app and g.name = v_queue
-                        for key share skip locked;
-                end if;
-                if not found then
-                    v_again := 0;
-                    continue;
-                end if;
-                if v_paused_workflows <> '{}' and not v_parted and not rowlock.set_aside(
-                       p_app, v_queue, '', v_fits, v_paused_workflows, p_want) then
-                    perform pg_notify('rowlock_worker_' || p_worker, '');  -- there may be work behind them
-                    continue;
-                end if;
+                perform 1 from rowlock.queue_gate as g
+                  where g.app = p_app and g.name = v_queue
+                    for key share skip locked;
+            end if;
+            if not found then
+                v_again := 0;
+                continue;
+            end if;
+            if v_paused_workflows <> '{}' and not v_parted and not rowlock.set_aside(
+                   p_app, v_queue, '', v_fits, v_paused_workflows, p_want) then
+                perform pg_notify('rowlock_worker_' || p_worker, '');  -- there may be work behind them
+                continue;
+            end if;
 
-                v_least := case when v_alone then v_gate.oldest end;
-                if v_alone then
-                    select x.ids, x.at, x.again_in, x.is_all
-                      into v_ids, v_at, v_soon, v_is_all
-                      from rowlock.pick_limited(p_app, v_queue, v_parted, v_gate, v_fits, p_worker,
-                                                 v_paused_workflows, p_want, v_look) as x;
-                    v_again := least(v_again, v_soon);
-                else
-                    v_at := null;
-                    v_ids := null;
-                    if v_behind is not null then
-                        -- Limited meanwhile: as below.
-                        continue when (select q.limited from rowlock.queue as q
-                                        where q.app = p_app and q.name = v_queue);
-                        v_ids := (rowlock.pick(p_app, v_queue, '', v_fits, v_paused_workflows, null, p_want,
-                                               p_want, '{}', v_look)).ids;
-                        v_is_all := cardinality(v_ids) < p_want;
-                    end if;
-                end if;
+            v_least := case when v_alone then v_gate.oldest end;
+            if v_alone then
+                select x.ids, x.at, x.again_in, x.is_all
+                  into v_ids, v_at, v_soon, v_is_all
+                  from rowlock.pick_limited(p_app, v_queue, v_parted, v_gate, v_fits, p_worker,
+                                             v_paused_workflows, p_want, v_look) as x;
+                v_again := least(v_again, v_soon);
+            else
+                -- Limited meanwhile: who counts must not find these beside his.
+                continue when (select q.limited from rowlock.queue as q
+                                where q.app = p_app and q.name = v_queue);
+                v_at := null;
+                v_ids := (rowlock.pick(p_app, v_queue, '', v_fits, v_paused_workflows, null, p_want, p_want,
+                                       '{}', v_look)).ids;
+                v_is_all := cardinality(v_ids) < p_want;
             end if;
             if v_behind is not null and v_plain and not v_parted then
                 v_behind := rowlock.note_taken(v_behind, v_queue, v_bounds, v_ids, v_is_all, v_began);
@@ -263,54 +303,8 @@ begin
             continue when v_ids = '{}';
 
             return query
-            with claimed as (
-                update rowlock.task as t
-                   set state = 'running', epoch = t.epoch + 1, worker_id = p_worker,
-                       claimed_at = greatest(clock_timestamp(), v_least),
-                       started_at = coalesce(t.started_at, v_at, clock_timestamp()),
-                       limited = t.limited or v_alone,
-                       version = case when t.version = '' then p_version else t.version end
-                 where t.run_id = any (coalesce(v_ids, array(
-                         select c.run_id
-                           from unnest(v_fits) as f (version)
-                          cross join lateral (
-                                select r.run_id, r.priority, r.due_at
-                                  from rowlock.task as r
-                                 where r.app = p_app and r.queue = v_queue and r.version = f.version
-                                   and coalesce(r.partition, '') = ''
-                                   and r.state = 'ready' and not r.workflow = any (v_paused_workflows)
-                                 order by r.app, r.queue, r.version, coalesce(r.partition, ''),
-                                          r.priority, r.due_at, r.run_id
-                                 limit p_want
-                                   for no key update skip locked) as c
-                          -- Limited meanwhile: who counts must not find these beside his.
-                          where not exists (select from rowlock.queue as q
-                                             where q.app = p_app and q.name = v_queue and q.limited)
-                          order by c.priority, c.due_at, c.run_id
-                          limit p_want)))
-                returning t.run_id, t.epoch, t.generation, t.version, t.takeovers, t.due_at, t.started_at,
-                          t.queue, clock_timestamp() as at)
-            select c.run_id, c.epoch, c.generation, r.created_at, r.workflow, c.queue, c.version, r.key,
-                   c.takeovers,
-                   case when c.generation = 1 then r.input else g.input end::text,
-                   r.attributes::text, r.trace_context::text,
-                   extract(epoch from c.at - c.due_at)::double precision, c.started_at,
-                   extract(epoch from c.at - c.started_at)::double precision,
-                   extract(epoch from case when c.generation = 1 then r.deadline_at else g.deadline_at end
-                                      - c.at)::double precision,
-                   r.child_index is not null,
-                   q.request, v_limited, null::double precision, null::text, null::text
-              from claimed as c
-             cross join lateral (
-                   select x.* from rowlock.run as x where x.id = c.run_id offset 0) as r
-              left join lateral (
-                   select x.input, x.deadline_at from rowlock.generation as x
-                    where x.run_id = c.run_id and x.generation = c.generation and c.generation > 1
-                   offset 0) as g on true
-              left join lateral (
-                   select rowlock.request_of(c.run_id, c.generation) as request
-                    where exists (select from rowlock.cancel_request as x where x.run_id = c.run_id)
-                   offset 0) as q on true;
+            select c.*, v_limited, null::double precision, null::text, null::text
+              from rowlock.take(p_worker, p_version, v_ids, v_least, v_at, v_alone) as c;
             get diagnostics v_got = row_count;
             p_want := p_want - v_got;
         end loop;

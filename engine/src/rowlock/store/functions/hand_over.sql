@@ -7,105 +7,124 @@
 -- on what is read here: where a limit was lowered meanwhile, the number of runs stays at most what it was;
 -- and a later statement sees the lower limit, and hands over nothing until there is room.
 --
--- That the places are the caller's to give is certain: he holds his worker row FOR KEY SHARE, and only its
--- holder FOR UPDATE, or his own journal, ends a claim of his (journal.sql). His own claims may come meanwhile:
--- he sees fewer gone than did go. Whom he claims he claims no earlier than those whose places they take, whatever
+-- That the places are the caller's to give is certain: journal (journal.sql) holds the worker's row FOR KEY
+-- SHARE and their tasks FOR UPDATE, and has ended their claims. His own claims may come meanwhile: that makes
+-- more that run, not fewer places. Whom he claims he claims no earlier than those whose places they take, whatever
 -- the clock says: so no count begins behind them (limits.sql).
 --
--- may_hand_over: whether places in a queue go on this way. Not for rates and partitions, which the gate guards
--- too; not before all that runs is marked, so that it is counted (limits.sql); nor where code of another version
--- has work there, or it might never get a place.
-create or replace function rowlock.may_hand_over(p_app text, p_queue text, p_fits text[]) returns boolean
+-- Places go on this way neither where there are rates and partitions, which the gate guards too; nor before all
+-- that runs is marked, so that it is counted (limits.sql); nor where code of another version has work: it might
+-- never get a place.
+--
+-- others_wait: whether there are ready runs in a queue that hand_over must leave a place to.
+create or replace function rowlock.others_wait(p_app text, p_queue text, p_fits text[]) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog
 as $$
 begin
-    perform 1 from rowlock.queue as q, rowlock.queue_gate as g
-      where q.app = p_app and q.name = p_queue and q.limited and q.rate is null and not q.partitions
-        and g.app = q.app and g.name = q.name and g.marked >= q.revision;
-    if not found then
-        return false;
-    end if;
     perform 1 from rowlock.version as v
       cross join lateral (
             select from rowlock.task as t
              where t.app = p_app and t.queue = p_queue and t.version = v.name and t.state = 'ready' limit 1) as x
-      where v.app = p_app and not v.name = any (p_fits);
-    return not found;
+      where v.app = p_app and not v.name = any (p_fits)
+      union all
+    select 1 from unnest(p_fits) as f (version)
+      cross join lateral (
+            select from rowlock.task as t
+             where t.app = p_app and t.queue = p_queue and t.version = f.version
+               and coalesce(t.partition, '') > '' and t.state = 'ready' limit 1) as x;
+    return found;
 end $$;
 
--- held: of these runs, those that this worker runs under a limit and in no partition, by queue; and when the
--- last of them was claimed.
-create or replace function rowlock.held(p_worker bigint, p_app text, p_runs uuid[])
-returns table (queue text, n integer, claimed_at timestamptz)
-language sql volatile
-set search_path = pg_catalog
-as $$
-    select t.queue, count(*)::integer, max(t.claimed_at)
-      from unnest(p_runs) as e (run_id)
-     cross join lateral (
-           select y.queue, y.claimed_at from rowlock.task as y
-            where y.run_id = e.run_id and y.state || '' = 'running' and y.worker_id + 0 = p_worker
-              and y.app || '' = p_app and y.limited and coalesce(y.partition, '') = ''
-           offset 0) as t
-     group by t.queue
-     order by t.queue
-$$;
-
--- journal_and_claim: journal, and as many runs as it let go of limited ones: each as an answer, with the
--- verdict `claimed` and what claim_next gives of it. Only a worker that has slots to spare asks for it, or other
--- queues would get none. p_memory, and an answer `memory`: by queue what claim_next is to be told (behind.sql).
-create or replace function rowlock.journal_and_claim(
-    p_worker bigint, p_steps json, p_asked integer, p_made boolean, p_rows boolean, p_emits jsonb,
-    p_waits jsonb, p_finishes jsonb, p_suspends jsonb, p_releases jsonb, p_groups text[],
-    p_retrying boolean, p_app text, p_version text, p_memory jsonb default null)
+-- hand_over: see above. p_runs: what journal held; of which queue (null: it leaves no place), and when it was
+-- claimed. p_asleep: some of these may run still. p_memory: by queue what its next look is to be told
+-- (behind.sql). Answers are those of journal: each run that was taken, `claimed`, and the next `memory`.
+create or replace function rowlock.hand_over(
+    p_worker bigint, p_app text, p_version text, p_memory jsonb, p_runs uuid[], p_queues text[],
+    p_claimed_at timestamptz[], p_asleep boolean)
 returns table (i integer, verdict text, detail jsonb)
 language plpgsql volatile
 set search_path = pg_catalog
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
-set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_indexscan = on set enable_indexonlyscan = on
+set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
-    v_ends   uuid[];
-    v_queues text[];
-    v_before integer[];
-    v_lasts  timestamptz[];
-    v_place  record;
-    v_row    record;
-    v_memory jsonb := coalesce(p_memory, '{}');
+    a_walk    constant integer := 2000;  -- as in claim_next
+    v_fits    text[] := rowlock.fitting(p_app, p_version);
+    v_place   record;
+    v_began   timestamptz;
+    v_walked  bigint;
+    v_room    integer;
+    v_ids     uuid[];
+    v_known   jsonb;
+    v_bounded boolean;
+    v_behind  jsonb;
+    v_bounds  jsonb;
+    v_memory  jsonb := coalesce(p_memory, '{}');
 begin
-    -- The fence, as in journal: what is held now ends in this transaction or not at all.
-    perform 1 from rowlock.worker as w
-      where w.id = p_worker and w.app = p_app and rowlock.allowed(w.app)
-        for key share skip locked;
-    if found then
-        v_ends := array(select e.run from jsonb_to_recordset(p_finishes || p_suspends || p_releases) as e (run uuid));
-        select array_agg(h.queue), array_agg(h.n), array_agg(h.claimed_at) into v_queues, v_before, v_lasts
-          from rowlock.held(p_worker, p_app, v_ends) as h;
-    end if;
-    return query
-    select j.i, j.verdict, j.detail
-      from rowlock.journal(p_worker, p_steps, p_asked, p_made, p_rows, p_emits, p_waits, p_finishes,
-                           p_suspends, p_releases, p_groups, p_retrying) as j;
     for v_place in
-        select b.queue, b.n - coalesce(h.n, 0) as n, b.claimed_at
-          from unnest(v_queues, v_before, v_lasts) as b (queue, n, claimed_at)
-          left join rowlock.held(p_worker, p_app, v_ends) as h on h.queue = b.queue
-         where b.n > coalesce(h.n, 0)
+        select p.queue, p.n, p.claimed_at, q.ageing, g.oldest
+          from (select e.queue, count(*)::integer as n, max(e.claimed_at) as claimed_at
+                  from unnest(p_runs, p_queues, p_claimed_at) as e (run_id, queue, claimed_at)
+                 where e.queue is not null
+                   and not (p_asleep and exists (select from rowlock.task as t
+                                                  where t.run_id = e.run_id and t.state || '' = 'running'))
+                 group by e.queue) as p
+         cross join lateral (
+               select y.ageing, y.revision from rowlock.queue as y
+                where y.app = p_app and y.name = p.queue and y.limited and y.rate is null and not y.partitions
+               offset 0) as q
+         cross join lateral (
+               select y.oldest from rowlock.queue_gate as y
+                where y.app = p_app and y.name = p.queue and y.marked >= q.revision
+               offset 0) as g
+         where exists (select from rowlock.worker as w
+                        where w.id = p_worker and w.lease_until > clock_timestamp() and not w.draining
+                          and not exists (select from rowlock.drain_request as d where d.worker_id = w.id))
+           and not exists (select from rowlock.pause as y
+                            where y.app = p_app and y.lifted_at is null
+                              and (y.queue = p.queue or y.queue is null))
+         order by p.queue
     loop
+        continue when rowlock.others_wait(p_app, v_place.queue, v_fits);
+        v_began := clock_timestamp();
+        v_walked := pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass);
+        v_room := (rowlock.room(p_app, v_place.queue, v_fits, p_worker, v_place.n)).room;
+        continue when v_room <= 0;
+
+        v_bounded := false;
+        v_behind := null;
+        v_bounds := null;
+        v_known := (p_memory ->> v_place.queue)::jsonb;
+        if v_known is not null and v_place.ageing is null then
+            select r.bounded, r.behind, nullif(r.behind -> v_place.queue, 'null')
+              into v_bounded, v_behind, v_bounds
+              from rowlock.recall(p_app, v_known, v_began) as r;
+        end if;
+        v_ids := (rowlock.pick(p_app, v_place.queue, '', v_fits, '{}', v_place.ageing, v_room, v_room, '{}',
+                               case when v_bounded then v_bounds end)).ids;
+        if v_ids <> '{}' then
+            return query
+            select -1, 'claimed', to_jsonb(c) || '{"limited": true}'
+              from rowlock.take(p_worker, p_version, v_ids, greatest(v_place.claimed_at, v_place.oldest),
+                                null, true) as c;
+        end if;
+
+        if v_behind is not null then
+            v_behind := rowlock.note_taken(v_behind, v_place.queue, v_bounds, v_ids,
+                                           cardinality(v_ids) < v_room, v_began);
+        end if;
         v_memory := v_memory - v_place.queue;
-        for v_row in
-            select c.run_id, c.memory, to_jsonb(c) as claimed
-              from rowlock.claim_next(p_worker, p_app, p_version, array[v_place.queue], null, v_place.n, null,
-                                      v_place.claimed_at, p_memory ->> v_place.queue) as c
-        loop
-            if v_row.run_id is not null then
-                return query select -1, 'claimed', v_row.claimed;
-            elsif v_row.memory is not null then
-                v_memory := v_memory || jsonb_build_object(v_place.queue, v_row.memory);
-            end if;
-        end loop;
+        if v_bounded then
+            v_memory := v_memory || jsonb_build_object(
+                v_place.queue, v_known || jsonb_build_object('behind', v_behind));
+        elsif v_place.ageing is null
+              and pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass) - v_walked
+                  > a_walk + 10 * cardinality(v_ids) then
+            v_memory := v_memory || jsonb_build_object(
+                v_place.queue, rowlock.memory_of(v_behind, v_began));
+        end if;
     end loop;
     if v_memory <> '{}' then
         return query select -1, 'memory', to_jsonb(v_memory::text);

@@ -36,7 +36,7 @@
 create or replace function rowlock.journal(
     p_worker bigint, p_steps json, p_asked integer, p_made boolean, p_rows boolean, p_emits jsonb,
     p_waits jsonb, p_finishes jsonb, p_suspends jsonb, p_releases jsonb, p_groups text[],
-    p_retrying boolean)
+    p_retrying boolean, p_version text default null, p_memory jsonb default null)
 returns table (i integer, verdict text, detail jsonb)
 language plpgsql volatile
 set search_path = pg_catalog
@@ -46,9 +46,12 @@ set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
+    v_app       text;
     v_now       timestamptz := clock_timestamp();
     v_ends      jsonb := p_finishes || p_suspends || p_releases;  -- own tasks that end or sleep
     v_held      uuid[] := '{}';   -- those of them that could be locked
+    v_queues    text[];           -- of which queues, where they are counted for a limit
+    v_claimed   timestamptz[];    -- and when they were claimed
     v_passed    uuid[] := '{}';   -- own, but something is locked by someone: ends, timers and emits wait together
     v_blocked   uuid[];           -- those of them whose steps wait with these
     v_rows      uuid[] := '{}';   -- run rows that are held: what is delivered to them comes in order
@@ -65,8 +68,8 @@ begin
     perform rowlock.require_read_committed();
 
     -- (1) the fence
-    perform 1 from rowlock.worker as w
-      where w.id = p_worker and rowlock.allowed(w.app) for key share skip locked;
+    select w.app into v_app from rowlock.worker as w
+     where w.id = p_worker and rowlock.allowed(w.app) for key share skip locked;
     if not found then
         if exists (select from rowlock.worker as w where w.id = p_worker and rowlock.allowed(w.app)) then
             return query select -1, 'again', null::jsonb;
@@ -120,14 +123,16 @@ begin
     v_blocked := v_passed;
     if v_ends <> '[]' then
         -- (3) own tasks that end or sleep
-        v_held := array(
-            select t.run_id
-              from jsonb_to_recordset(v_ends) as e (run uuid, epoch integer)
-              join rowlock.task as t on t.run_id = e.run
-             where t.epoch = e.epoch and t.state || '' = 'running' and t.worker_id + 0 = p_worker
-               and not t.run_id = any (v_passed)
-             order by t.run_id
-               for update of t skip locked);
+        select coalesce(array_agg(h.run_id), '{}'), array_agg(h.queue), array_agg(h.claimed_at)
+          into v_held, v_queues, v_claimed
+          from (select t.run_id, t.claimed_at,
+                       case when t.limited and coalesce(t.partition, '') = '' then t.queue end as queue
+                  from jsonb_to_recordset(v_ends) as e (run uuid, epoch integer)
+                  join rowlock.task as t on t.run_id = e.run
+                 where t.epoch = e.epoch and t.state || '' = 'running' and t.worker_id + 0 = p_worker
+                   and not t.run_id = any (v_passed)
+                 order by t.run_id
+                   for update of t skip locked) as h;
         if cardinality(v_held) < jsonb_array_length(v_ends) then
             v_passed := v_passed || array(
                 select t.run_id
@@ -464,7 +469,27 @@ begin
           from sleepy as s
          where not exists (select from asleep as a where a.run = s.run);
     end if;
+
+    if p_version is not null then
+        -- (9) the places of what ended, or fell asleep, go to others
+        return query select h.* from rowlock.hand_over(p_worker, v_app, p_version, p_memory, v_held, v_queues,
+                                                       v_claimed, p_suspends <> '[]') as h;
+    end if;
 end $$;
+
+-- journal_and_claim: the same, as workers call it whose code is older.
+create or replace function rowlock.journal_and_claim(
+    p_worker bigint, p_steps json, p_asked integer, p_made boolean, p_rows boolean, p_emits jsonb,
+    p_waits jsonb, p_finishes jsonb, p_suspends jsonb, p_releases jsonb, p_groups text[],
+    p_retrying boolean, p_app text, p_version text, p_memory jsonb default null)
+returns table (i integer, verdict text, detail jsonb)
+language sql volatile
+set search_path = pg_catalog
+as $$
+    select j.i, j.verdict, j.detail
+      from rowlock.journal(p_worker, p_steps, p_asked, p_made, p_rows, p_emits, p_waits, p_finishes,
+                           p_suspends, p_releases, p_groups, p_retrying, p_version, p_memory) as j
+$$;
 
 -- begin_next: runs that go on as a new generation, with a new input and nothing recorded. They are
 -- no longer pinned: the newest code takes them. Messages that nobody received stay.
