@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from store.races.sessions import Session
+
+SHALLOW, DEEP = 1_000, int(os.environ.get("ROWLOCK_PLANS_ROWS", "100000"))
+"""Rows that a call meets, and must not feel (ROWLOCK_PLANS_ROWS=1000000, with --timeout 1400)."""
 
 
 @dataclass(frozen=True, slots=True)

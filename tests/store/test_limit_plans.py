@@ -13,11 +13,11 @@ import pytest
 
 import postgres
 from rowlock.embedded import Server
-from rowlock.store.statements import CLAIM
-from store.costs import cost_of
-from store.races.sessions import APP, Connections, Worker, World
+from rowlock.store.entries import Entry, Heir, parameters
+from rowlock.store.statements import CLAIM, JOURNAL
+from store.costs import DEEP, SHALLOW, cost_of
+from store.races.sessions import APP, Connections, Worker, World, finish
 
-SHALLOW, DEEP = 1_000, 100_000
 FEW = 40
 TABLES = ("run", "task", "rate_use")
 
@@ -65,7 +65,7 @@ class Backlog:
         self.worker: Worker = world.worker()
         self.worker.heartbeat(lease_s=3600.0)
         self.worker.run("set plan_cache_mode = force_generic_plan")
-        self.worker.claim(10, queues=["full"])
+        self.mine = {queue: self.worker.claim(5, queues=[queue]) for queue in ("full", "aged")}
         self.worker.claim(10, queues=["rated"])
         admin.run(
             "update rowlock.task set state = 'running', worker_id = %s, limited = true,"
@@ -93,6 +93,16 @@ class Backlog:
             "memory": None,
         }
         cost = cost_of(self.worker, CLAIM.sql, given)
+        return cost.buffers, cost.scanned & set(TABLES)
+
+    def cost_of_places(self, queue: str) -> tuple[int, set[str]]:
+        """Of a journal that ends five runs and takes five others."""
+        ends: list[Entry] = [finish(one) for one in self.mine[queue]]
+        batch = parameters(self.worker.worker_id, ends, retrying=False, heir=Heir("", None))
+        self.worker.begin()
+        assert len(self.worker.hand_over(*ends)[1]) == len(ends) == 5
+        self.worker.rollback()
+        cost = cost_of(self.worker, JOURNAL.sql, batch)
         return cost.buffers, cost.scanned & set(TABLES)
 
     def gives(self, queue: str, want: int = 5) -> int:
@@ -127,5 +137,14 @@ def test_a_claim_under_a_limit_costs_the_same_at_a_deep_backlog(
 ) -> None:
     assert [backlog.gives(queue) for backlog in backlogs] == [EXPECTED[queue]] * 2
     (shallow, _), (deep, scanned) = (backlog.cost(queue) for backlog in backlogs)
+    assert scanned == set()
+    assert deep <= 2 * shallow + FEW, (shallow, deep)
+
+
+@pytest.mark.parametrize("queue", ["full", "aged"])
+def test_places_that_are_handed_over_cost_the_same_at_a_deep_backlog(
+    backlogs: tuple[Backlog, Backlog], queue: str
+) -> None:
+    (shallow, _), (deep, scanned) = (backlog.cost_of_places(queue) for backlog in backlogs)
     assert scanned == set()
     assert deep <= 2 * shallow + FEW, (shallow, deep)

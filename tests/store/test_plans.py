@@ -56,7 +56,7 @@ from rowlock.store.statements import (
     TEND,
     Claimed,
 )
-from store.costs import Cost, cost_of
+from store.costs import DEEP, SHALLOW, Cost, cost_of
 from store.races.sessions import (
     APP,
     Connections,
@@ -82,7 +82,6 @@ from store.races.sessions import (
     timer,
 )
 
-SHALLOW, DEEP = 1_000, 100_000
 LEDGERS = (
     "run",
     "step",

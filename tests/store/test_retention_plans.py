@@ -20,9 +20,9 @@ import postgres
 from rowlock.embedded import Server
 from rowlock.store.connection import Statement
 from rowlock.store.statements import CHOOSE_RUNS, HOUSE_DUE, REMOVE_CHOSEN, RETAIN_PLAN, Chosen
+from store.costs import DEEP, SHALLOW
 from store.races.sessions import Connections, World
 
-SHALLOW, DEEP = 1_000, 100_000
 LEDGERS = ["run", "step", "outcome", "task", "wait", "run_key", "generation", "message", "event"]
 LEDGERS += ["stream_entry", "cancel_request", "arrival", "adoption"]
 LEAVE = 300
