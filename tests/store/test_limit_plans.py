@@ -6,7 +6,8 @@ generic, and the same calls on a hundredth of the backlog say what they should c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 import pytest
@@ -14,9 +15,17 @@ import pytest
 import postgres
 from rowlock.embedded import Server
 from rowlock.store.entries import Entry, Heir, parameters
-from rowlock.store.statements import CLAIM, JOURNAL
+from rowlock.store.statements import CLAIM, JOURNAL, Claimed
 from store.costs import DEEP, SHALLOW, cost_of
-from store.races.sessions import APP, Connections, Worker, World, finish
+from store.races.sessions import (
+    APP,
+    Connections,
+    Worker,
+    World,
+    finish,
+    release,
+    sleep_on,
+)
 
 FEW = 40
 TABLES = ("run", "task", "rate_use")
@@ -43,6 +52,12 @@ LIMITS: dict[str, dict[str, Any]] = {
     "aged": {"ageing": "1 minute", "concurrency": 1000},
     "late": {"concurrency": 1000},
 }
+PLACES = ["full", "aged"]
+ENDS: dict[str, Callable[[Claimed], Entry]] = {
+    "finish": finish,
+    "release": release,
+    "suspend": lambda claimed: sleep_on(claimed, timers=()),
+}
 
 
 class Backlog:
@@ -56,16 +71,16 @@ class Backlog:
         admin.run("analyze")
         for table in TABLES:
             admin.run(f"alter table rowlock.{table} set (autovacuum_enabled = false)")
-        admin.connection.execute("set synchronous_commit = off")
-        for statement in LOAD.split(";\n"):
-            if statement.strip():
-                admin.connection.execute(statement.encode(), {"n": depth})
         for queue, limits in LIMITS.items():
             admin.limit(queue, **limits)
         self.worker: Worker = world.worker()
         self.worker.heartbeat(lease_s=3600.0)
-        self.worker.run("set plan_cache_mode = force_generic_plan")
-        self.mine = {queue: self.worker.claim(5, queues=[queue]) for queue in ("full", "aged")}
+        self._plan()
+        admin.connection.execute("set synchronous_commit = off")
+        for statement in LOAD.split(";\n"):
+            if statement.strip():
+                admin.connection.execute(statement.encode(), {"n": depth})
+        self.mine = {queue: self.worker.claim(5, queues=[queue]) for queue in PLACES}
         self.worker.claim(10, queues=["rated"])
         admin.run(
             "update rowlock.task set state = 'running', worker_id = %s, limited = true,"
@@ -81,6 +96,16 @@ class Backlog:
             " and state = 'running' limit 1)"
         )
 
+    def _plan(self) -> None:
+        """The worker's session makes its plans now, while the tables are tiny, and keeps them."""
+        self.worker.run("set plan_cache_mode = force_generic_plan")
+        for queue, how in product(PLACES, ENDS):
+            self.worker.begin()
+            self.worker.start_many(*[{"workflow": "fulfil", "queue": queue}] * 10)
+            mine = self.worker.claim(5, queues=[queue])
+            assert len(self.worker.hand_over(*map(ENDS[how], mine))[1]) == 5
+            self.worker.rollback()
+
     def cost(self, queue: str, want: int = 5) -> tuple[int, set[str]]:
         given = {
             "worker": self.worker.worker_id,
@@ -95,9 +120,9 @@ class Backlog:
         cost = cost_of(self.worker, CLAIM.sql, given)
         return cost.buffers, cost.scanned & set(TABLES)
 
-    def cost_of_places(self, queue: str) -> tuple[int, set[str]]:
+    def cost_of_places(self, queue: str, how: str) -> tuple[int, set[str]]:
         """Of a journal that ends five runs and takes five others."""
-        ends: list[Entry] = [finish(one) for one in self.mine[queue]]
+        ends = [ENDS[how](one) for one in self.mine[queue]]
         batch = parameters(self.worker.worker_id, ends, retrying=False, heir=Heir("", None))
         self.worker.begin()
         assert len(self.worker.hand_over(*ends)[1]) == len(ends) == 5
@@ -141,10 +166,33 @@ def test_a_claim_under_a_limit_costs_the_same_at_a_deep_backlog(
     assert deep <= 2 * shallow + FEW, (shallow, deep)
 
 
-@pytest.mark.parametrize("queue", ["full", "aged"])
+@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize("queue", PLACES)
 def test_places_that_are_handed_over_cost_the_same_at_a_deep_backlog(
-    backlogs: tuple[Backlog, Backlog], queue: str
+    backlogs: tuple[Backlog, Backlog], queue: str, how: str
 ) -> None:
-    (shallow, _), (deep, scanned) = (backlog.cost_of_places(queue) for backlog in backlogs)
+    (shallow, _), (deep, scanned) = (backlog.cost_of_places(queue, how) for backlog in backlogs)
     assert scanned == set()
     assert deep <= 2 * shallow + FEW, (shallow, deep)
+
+
+def test_where_nothing_waits_the_places_of_what_ends_cost_no_count(
+    backlogs: tuple[Backlog, Backlog],
+) -> None:
+    """A limit that is not used up is the usual case, and may have very many running."""
+    backlog, _ = backlogs
+    worker = backlog.worker
+    world = backlog.world
+    world.anybody.limit("late", concurrency=10_000)
+    few = worker.claim(5, queues=["late"])
+    worker.claim(1000, queues=["late"])
+
+    def cost() -> int:
+        ends: list[Entry] = [finish(one) for one in few]
+        batch = parameters(worker.worker_id, ends, retrying=False, heir=Heir("", None))
+        return cost_of(worker, JOURNAL.sql, batch).buffers
+
+    beside_few = cost()
+    world.anybody.start_many(*[{"workflow": "fulfil", "queue": "late"}] * 3000)
+    assert len(worker.claim(3000, queues=["late"])) == 3000
+    assert cost() <= beside_few + FEW

@@ -12,6 +12,7 @@ from datetime import datetime
 import pytest
 
 from rowlock.store.statements import Claimed
+from store.pinning import pinned
 from store.races.sessions import APP, Session, World, finish, release
 from store.races.test_limit_races import at_once, running, start
 
@@ -243,3 +244,26 @@ def test_runs_in_partitions_are_counted_wherever_it_is(world: World) -> None:
     move(world.anybody)
     assert at_once(worker) == 1
     assert at_once(worker) == 0
+
+
+def test_a_bound_that_who_hands_over_moves_himself_is_before_what_he_takes(world: World) -> None:
+    """Those who left are gone for him, so he may move it past them, to one whose clock is ahead."""
+    one, two, churn = (world.worker(name) for name in ("one", "two", "churn"))
+    world.anybody.limit(concurrency=2000)
+    start(world, 2)
+    [ends], [stays] = one.claim(1), two.claim(1)
+    with pinned(world):
+        world.anybody.start_many(*[{"workflow": "fulfil"}] * 1300)
+        while claimed := churn.claim(1000):
+            assert set(churn.write(*map(finish, claimed))) == {"written"}
+        world.anybody.limit(concurrency=2)
+        start(world, 3)
+        world.anybody.run(
+            "update rowlock.task set claimed_at = claimed_at + interval '1 hour' where run_id = %s",
+            stays.run_id,
+        )
+        assert bound(world) is None
+        assert len(one.hand_over(finish(ends))[1]) == 1
+        assert bound(world) is not None
+        assert at_once(two) == 0
+        assert running(world) == 2

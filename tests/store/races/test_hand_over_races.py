@@ -230,6 +230,34 @@ def test_another_versions_work_gets_its_turn(world: World) -> None:
     assert len(worker.claim(1, version="v2")) == 1
 
 
+def test_work_that_is_pinned_to_no_version_yet_gets_its_turn(world: World) -> None:
+    """Only the current version may take it, and this worker's is another."""
+    for name in ("v1", "v2"):
+        world.anybody.run("insert into rowlock.version (app, name) values (%s, %s)", APP, name)
+    world.anybody.run("select rowlock.promote(%s, 'v2')", APP)
+    worker = world.worker()
+    world.anybody.limit(concurrency=1)
+    pinned = start(world, 5)
+    world.anybody.run("update rowlock.task set version = 'v1' where run_id = any(%s)", pinned)
+    [urgent] = start(world, priority=0)
+    [first] = worker.claim(1, version="v1")
+    assert worker.hand_over(finish(first), version="v1")[1] == []
+    [taken] = worker.claim(1, version="v2")
+    assert taken.run_id == urgent
+
+
+def test_a_run_that_comes_twice_leaves_one_place(world: World) -> None:
+    """As two heartbeats may hand back what the journal has not written yet."""
+    one, two = world.worker("one"), world.worker("two")
+    world.anybody.limit(concurrency=3)
+    start(world, 20)
+    [first] = one.claim(1)
+    assert len(two.begin().claim(10)) == 2
+    assert len(one.hand_over(release(first), release(first))[1]) == 1
+    two.commit()
+    assert running(world) == 3
+
+
 def test_places_of_several_queues_stay_in_their_queue(world: World) -> None:
     worker = world.worker()
     for queue, most in (("default", 2), ("other", 1)):

@@ -183,6 +183,8 @@ def test_nothing_is_overlooked_for_good(world: World) -> None:
     with pinned(world):
         end_many(world, 3_000)
         workers = [world.worker(f"worker {n}") for n in range(3)]
+        for worker in workers:
+            worker.heartbeat(lease_s=3600.0)
         callers = [world.session(f"caller {n}") for n in range(3)]
         quiet, over = threading.Event(), threading.Event()
         with ThreadPoolExecutor(10) as threads:

@@ -56,6 +56,22 @@ begin
     return array[p_version];
 end $$;
 
+-- is_parted: whether any ready run in a queue is in a partition; null: there is none at all. The last of the index
+-- says it: a probe a version, because as a semi-join it reads the whole queue of a version that is not ours.
+create or replace function rowlock.is_parted(p_app text, p_queue text, p_fits text[]) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+begin
+    return (select bool_or(x.parted)
+              from unnest(p_fits) as f (version)
+             cross join lateral (
+                   select coalesce(t.partition, '') > '' as parted from rowlock.task as t
+                    where t.app = p_app and t.queue = p_queue and t.version = f.version and t.state = 'ready'
+                    order by t.app desc, t.queue desc, t.version desc, coalesce(t.partition, '') desc
+                    limit 1) as x);
+end $$;
+
 -- takes_turn: whether one more large claim may be at a queue. Each walks past what all the others hold, and
 -- keeps locked what they had taken and committed when it came there (a row that changed since the snapshot is
 -- locked before it is looked at again), so that their journals are passed by: more than two at a time bring less.
@@ -120,9 +136,10 @@ end $$;
 -- claim_next: see above. p_after: the queue that the last call came to. Its last row may be no run, but says
 -- when to come again sooner than to poll (again_in, in seconds; 0: another claim was at it), p_after of the
 -- next call (null: from the first), and its p_memory (null: there is nothing to remember, see behind.sql).
+-- p_handed: code of the release before asked for places with it, which journal hands over now.
 create or replace function rowlock.claim_next(
     p_worker bigint, p_app text, p_version text, p_queues text[], p_after text, p_want integer,
-    p_listening boolean, p_memory text default null)
+    p_listening boolean, p_handed timestamptz default null, p_memory text default null)
 returns table (
     run_id uuid, epoch integer, generation integer, created_at timestamptz, workflow text, queue text,
     version text, key text, takeovers smallint, input text, attributes text, trace_context text,
@@ -176,7 +193,7 @@ begin
     end if;
     update rowlock.worker as w set listening = p_listening
      where w.id = p_worker and w.app = p_app and w.listening <> p_listening;
-    if coalesce(p_want, 0) <= 0 then
+    if coalesce(p_want, 0) <= 0 or p_handed is not null then
         return;
     end if;
 
@@ -220,20 +237,11 @@ begin
             exit when p_want <= 0;
             continue when v_queue = any (v_paused_queues);
             v_bounds := nullif(v_behind -> v_queue, 'null');
-            -- A probe a version: as a semi-join it reads the whole queue of a version that is not ours. The
-            -- last of the index says whether any is in a partition; behind bounds there is none.
+            -- Behind bounds there is none in a partition.
             select q.limited, p.is_plain,
                    case when v_bounded and v_bounds is not null and p.is_plain
                         then case when rowlock.is_behind(p_app, v_queue, v_fits, v_bounds) then false end
-                        else (
-                       select bool_or(t.parted)
-                         from unnest(v_fits) as f (version)
-                        cross join lateral (
-                              select coalesce(t.partition, '') > '' as parted from rowlock.task as t
-                               where t.app = p_app and t.queue = v_queue and t.version = f.version
-                                 and t.state = 'ready'
-                               order by t.app desc, t.queue desc, t.version desc, coalesce(t.partition, '') desc
-                               limit 1) as t) end
+                        else rowlock.is_parted(p_app, v_queue, v_fits) end
               into v_limited, v_plain, v_parted
               from rowlock.queue as q
              cross join lateral (select q.rate is null and q.ageing is null and not q.partitions as is_plain) as p

@@ -13,26 +13,20 @@
 -- the clock says: so no count begins behind them (limits.sql).
 --
 -- Places go on this way neither where there are rates and partitions, which the gate guards too; nor before all
--- that runs is marked, so that it is counted (limits.sql); nor where code of another version has work: it might
--- never get a place.
---
--- others_wait: whether there are ready runs in a queue that hand_over must leave a place to.
+-- that runs is marked, so that it is counted (limits.sql); nor where work waits that other code must take: it
+-- might never get a place.
+
+-- others_wait: whether there is ready work in a queue that only code of another version may take.
 create or replace function rowlock.others_wait(p_app text, p_queue text, p_fits text[]) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog
 as $$
 begin
-    perform 1 from rowlock.version as v
+    perform 1 from (select v.name from rowlock.version as v where v.app = p_app union all select '') as v
       cross join lateral (
             select from rowlock.task as t
              where t.app = p_app and t.queue = p_queue and t.version = v.name and t.state = 'ready' limit 1) as x
-      where v.app = p_app and not v.name = any (p_fits)
-      union all
-    select 1 from unnest(p_fits) as f (version)
-      cross join lateral (
-            select from rowlock.task as t
-             where t.app = p_app and t.queue = p_queue and t.version = f.version
-               and coalesce(t.partition, '') > '' and t.state = 'ready' limit 1) as x;
+      where not v.name = any (p_fits);
     return found;
 end $$;
 
@@ -55,7 +49,9 @@ declare
     v_place   record;
     v_began   timestamptz;
     v_walked  bigint;
+    v_parted  boolean;
     v_room    integer;
+    v_oldest  timestamptz;
     v_ids     uuid[];
     v_known   jsonb;
     v_bounded boolean;
@@ -64,19 +60,21 @@ declare
     v_memory  jsonb := coalesce(p_memory, '{}');
 begin
     for v_place in
-        select p.queue, p.n, p.claimed_at, q.ageing, g.oldest
-          from (select e.queue, count(*)::integer as n, max(e.claimed_at) as claimed_at
+        -- A run counts once, however often it came. Not `exists`: a plan that was made when `task` was tiny
+        -- would hash all of it.
+        select p.queue, p.n, p.claimed_at, q.ageing
+          from (select e.queue, count(distinct e.run_id)::integer as n, max(e.claimed_at) as claimed_at
                   from unnest(p_runs, p_queues, p_claimed_at) as e (run_id, queue, claimed_at)
                  where e.queue is not null
-                   and not (p_asleep and exists (select from rowlock.task as t
-                                                  where t.run_id = e.run_id and t.state || '' = 'running'))
+                   and not (p_asleep and (select t.state from rowlock.task as t where t.run_id = e.run_id)
+                                         is not distinct from 'running')
                  group by e.queue) as p
          cross join lateral (
                select y.ageing, y.revision from rowlock.queue as y
                 where y.app = p_app and y.name = p.queue and y.limited and y.rate is null and not y.partitions
                offset 0) as q
          cross join lateral (
-               select y.oldest from rowlock.queue_gate as y
+               select from rowlock.queue_gate as y
                 where y.app = p_app and y.name = p.queue and y.marked >= q.revision
                offset 0) as g
          where exists (select from rowlock.worker as w
@@ -87,12 +85,8 @@ begin
                               and (y.queue = p.queue or y.queue is null))
          order by p.queue
     loop
-        continue when rowlock.others_wait(p_app, v_place.queue, v_fits);
         v_began := clock_timestamp();
         v_walked := pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass);
-        v_room := (rowlock.room(p_app, v_place.queue, v_fits, p_worker, v_place.n)).room;
-        continue when v_room <= 0;
-
         v_bounded := false;
         v_behind := null;
         v_bounds := null;
@@ -102,18 +96,30 @@ begin
               into v_bounded, v_behind, v_bounds
               from rowlock.recall(p_app, v_known, v_began) as r;
         end if;
-        v_ids := (rowlock.pick(p_app, v_place.queue, '', v_fits, '{}', v_place.ageing, v_room, v_room, '{}',
-                               case when v_bounded then v_bounds end)).ids;
+        v_parted := case when v_bounded and v_bounds is not null
+                         then case when rowlock.is_behind(p_app, v_place.queue, v_fits, v_bounds) then false end
+                         else rowlock.is_parted(p_app, v_place.queue, v_fits) end;
+        continue when v_parted or rowlock.others_wait(p_app, v_place.queue, v_fits);
+        v_ids := '{}';
+        if v_parted is not null then  -- else nothing waits, and nothing need be counted
+            v_room := (rowlock.room(p_app, v_place.queue, v_fits, p_worker, v_place.n)).room;
+            continue when v_room <= 0;
+            v_ids := (rowlock.pick(p_app, v_place.queue, '', v_fits, '{}', v_place.ageing, v_room, v_room, '{}',
+                                   case when v_bounded then v_bounds end)).ids;
+        end if;
         if v_ids <> '{}' then
+            -- Only now: room may have moved the bound, past those who left.
+            v_oldest := (select g.oldest from rowlock.queue_gate as g
+                          where g.app = p_app and g.name = v_place.queue);
             return query
             select -1, 'claimed', to_jsonb(c) || '{"limited": true}'
-              from rowlock.take(p_worker, p_version, v_ids, greatest(v_place.claimed_at, v_place.oldest),
-                                null, true) as c;
+              from rowlock.take(p_worker, p_version, v_ids, greatest(v_place.claimed_at, v_oldest), null, true)
+                   as c;
         end if;
 
         if v_behind is not null then
             v_behind := rowlock.note_taken(v_behind, v_place.queue, v_bounds, v_ids,
-                                           cardinality(v_ids) < v_room, v_began);
+                                           v_parted is null or cardinality(v_ids) < v_room, v_began);
         end if;
         v_memory := v_memory - v_place.queue;
         if v_bounded then

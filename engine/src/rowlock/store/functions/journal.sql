@@ -17,7 +17,8 @@
 --
 -- Entries come as JSON arrays of objects, each with its number `i` in the batch; p_asked counts the
 -- steps, p_made says that the server has a part in some of them (made.sql), p_rows that some need a
--- lock on a run's row. Answered are only the exceptions, with the verdict
+-- lock on a run's row; p_version and p_memory are for hand_over (null: nothing is handed over). Answered are only
+-- the exceptions, with the verdict
 --   written   with a detail made here: the id of a child, the time of a `now`, a message
 --   empty     a receive that found no message: nothing was written
 --   undeliverable  a send whose receiver has ended or never was: nothing was written
@@ -30,13 +31,15 @@
 --   look      a suspend that what it waits for has come before: look, don't sleep; detail is a request
 --             to cancel the run, if that is what came
 --   lost      this worker does not own the run (any more): stop it
+--   claimed   (i = -1) detail is a run that came in the place of one that ended (hand_over.sql)
+--   memory    (i = -1) detail is the p_memory of the next batch that hands over
 --   gone      (i = -1) this worker was declared dead: stop everything
 -- Everything that is not mentioned was written.
 
 create or replace function rowlock.journal(
     p_worker bigint, p_steps json, p_asked integer, p_made boolean, p_rows boolean, p_emits jsonb,
     p_waits jsonb, p_finishes jsonb, p_suspends jsonb, p_releases jsonb, p_groups text[],
-    p_retrying boolean, p_version text default null, p_memory jsonb default null)
+    p_retrying boolean, p_version text, p_memory jsonb)
 returns table (i integer, verdict text, detail jsonb)
 language plpgsql volatile
 set search_path = pg_catalog
@@ -477,7 +480,20 @@ begin
     end if;
 end $$;
 
--- journal_and_claim: the same, as workers call it whose code is older.
+-- journal, journal_and_claim: the same, as code of the release before calls it.
+create or replace function rowlock.journal(
+    p_worker bigint, p_steps json, p_asked integer, p_made boolean, p_rows boolean, p_emits jsonb,
+    p_waits jsonb, p_finishes jsonb, p_suspends jsonb, p_releases jsonb, p_groups text[],
+    p_retrying boolean)
+returns table (i integer, verdict text, detail jsonb)
+language sql volatile
+set search_path = pg_catalog
+as $$
+    select j.i, j.verdict, j.detail
+      from rowlock.journal(p_worker, p_steps, p_asked, p_made, p_rows, p_emits, p_waits, p_finishes,
+                           p_suspends, p_releases, p_groups, p_retrying, null, null) as j
+$$;
+
 create or replace function rowlock.journal_and_claim(
     p_worker bigint, p_steps json, p_asked integer, p_made boolean, p_rows boolean, p_emits jsonb,
     p_waits jsonb, p_finishes jsonb, p_suspends jsonb, p_releases jsonb, p_groups text[],

@@ -18,11 +18,12 @@
 --   A claim that has the gate sees the bound, and claims at that time or later, wherever the clock stands.
 --   Who hands places over has no gate, and may not be seen. But he claims no earlier than the runs were claimed
 --   whose places they are (hand_over.sql), and for everybody else those run until both change in one commit:
---   whoever moved the bound meanwhile saw them, or those whose places they had themselves.
+--   whoever moved the bound meanwhile saw them, or those whose places they had themselves. If he moves it himself,
+--   when they have left already, he sees it before he claims.
 --   What runs since before the queue was limited may have been claimed at any time: when all of it is marked,
 --   the bound is forgotten. Until then all that runs is counted.
 --
--- The plans that would turn bad are disabled by claim_next (claim.sql), whose settings hold for what it calls:
+-- The plans that would turn bad are disabled by claim_next and hand_over, whose settings hold for what they call:
 -- they would cost each of these calls as well.
 
 -- running: how many runs of a queue, or of one of its partitions, hold a claim; more than p_most need not be

@@ -1,10 +1,4 @@
 -- minimum code level: 4
--- 0013_places: the journal itself hands places over (functions/hand_over.sql).
-
--- They get other arguments; `create or replace` can't do that.
-drop function if exists rowlock.journal(
-    bigint, json, integer, boolean, boolean, jsonb, jsonb, jsonb, jsonb, jsonb, text[], boolean);
-drop function if exists rowlock.claim_next(
-    bigint, text, text, text[], text, integer, boolean, timestamptz, text);
-drop function if exists rowlock.held(bigint, text, uuid[]);
-drop function if exists rowlock.may_hand_over(text, text, text[]);
+-- 0013_places: the journal itself hands places over (functions/hand_over.sql). The functions are all there is
+-- to it: workers that say with a batch for whom places are taken need those of this level. Nothing is dropped, for workers
+-- of the release before go on while this is applied.
