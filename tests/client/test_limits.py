@@ -64,6 +64,20 @@ def test_a_rate_is_smooth_or_bursts(smooth: bool, burst: int) -> None:
         Rate("5/s", smooth=smooth, burst=burst)
 
 
+def test_what_can_be_no_name_is_refused_when_the_module_is_imported() -> None:
+    app: Any = App("shop")
+    for name in ("", 5, None):
+        with pytest.raises(ConfigurationError, match=f"queue name {name!r}: "):
+            app.queue(name)
+
+    def ships() -> None:
+        pass
+
+    for kind in ("workflow", "step"):
+        with pytest.raises(ConfigurationError, match=f"{kind} name '': "):
+            getattr(app, kind)(name="")(ships)
+
+
 def test_a_queue_is_declared_once_with_limits() -> None:
     app = App("shop")
     payments = app.queue("payments", concurrency=5)

@@ -24,9 +24,16 @@ MOST_INTEGER = 2**31 - 1
 
 def check(**given: Any) -> None:
     """Raises InvalidValue for what can't be meant. None is nothing, and fine."""
+    if wrong := wrong_one(given):
+        raise InvalidValue(wrong[0], "", wrong[1], "Nothing was sent.")
+
+
+def wrong_one(given: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The first that can't be meant: its name, and why."""
     for name, value in given.items():
         if value is not None and (look := CHECKS.get(name)) and (why := look(value)):
-            raise InvalidValue(name, "", why, "Nothing was sent.")
+            return name, why
+    return None
 
 
 def run_id_of(given: UUID | str) -> UUID:

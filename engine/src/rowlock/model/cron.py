@@ -160,6 +160,8 @@ def calendar_of(
 
 def zone_of(name: str) -> ZoneInfo:
     """A time zone by its name. Raises BadSchedule."""
+    if not name:
+        raise BadSchedule("the time zone is empty; names are like 'Europe/Berlin' or 'UTC'")
     try:
         return ZoneInfo(name)
     except (OSError, ValueError) as error:  # ZoneInfoNotFoundError is a KeyError
