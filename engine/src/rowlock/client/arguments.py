@@ -56,6 +56,12 @@ def _no_text(value: Any) -> str | None:
     return None
 
 
+def _no_key(value: Any) -> str | None:
+    if value == "":
+        return "it is empty. Leave it out where there is none."
+    return _no_text(value)
+
+
 def _no_integer(value: Any) -> str | None:
     if not isinstance(value, int) or isinstance(value, bool):
         return _other(value, "an int")
@@ -83,29 +89,36 @@ def _no_duration(value: Any) -> str | None:
     return None
 
 
+def _no_delay(value: Any) -> str | None:
+    if why := _no_duration(value):
+        return why
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    return None if seconds >= 0 else f"it is {seconds:.15g} s, but can't be negative."
+
+
 def _no_moment(value: Any) -> str | None:
     return None if isinstance(value, datetime) else _other(value, "a datetime")
 
 
 def _no_dedup(value: Any) -> str | None:
     if not isinstance(value, Dedup):
-        return _no_text(value) if isinstance(value, str) else _other(value, "a str or a Dedup")
+        return _no_key(value) if isinstance(value, str) else _other(value, "a str or a Dedup")
     if value.policy not in get_args(OnDuplicate):
         return f"its policy is {value.policy!r}, but must be {', '.join(get_args(OnDuplicate))}."
-    return _no_text(value.key)
+    return _no_key(value.key)
 
 
 def _no_debounce(value: Any) -> str | None:
     if not isinstance(value, Debounce):
         return _other(value, "a Debounce")
     most = None if value.most is None else _no_duration(value.most)
-    return _no_text(value.key) or _no_duration(value.quiet) or most
+    return _no_key(value.key) or _no_duration(value.quiet) or most
 
 
 def _no_batch(value: Any) -> str | None:
     if not isinstance(value, Batch):
         return _other(value, "a Batch")
-    return _no_text(value.key) or _no_integer(value.size) or _no_duration(value.wait)
+    return _no_key(value.key) or _no_integer(value.size) or _no_duration(value.wait)
 
 
 def _no_when(value: Any) -> str | None:
@@ -137,7 +150,6 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
             "place",
             "reason",
             "version",
-            "partition",
             "timezone",
             "overlap",
             "catch_up",
@@ -148,7 +160,7 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     **dict.fromkeys(("priority", "limit", "worker"), _no_integer),
     **dict.fromkeys(("force", "children"), _no_flag),
     **dict.fromkeys(("parent", "before"), _no_id),
-    **dict.fromkeys(("delay", "deadline", "grace", "jitter", "window"), _no_duration),
+    **dict.fromkeys(("deadline", "grace", "jitter", "window"), _no_duration),
     **dict.fromkeys(
         (
             "start_at",
@@ -164,6 +176,8 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
         _no_moment,
     ),
     **dict.fromkeys(("attributes", "outcomes", "args"), _no_object),
+    "partition": _no_key,
+    "delay": _no_delay,
     "dedup": _no_dedup,
     "debounce": _no_debounce,
     "batch": _no_batch,
