@@ -58,6 +58,11 @@ def test_what_can_be_no_limit_is_refused_when_the_module_is_imported(
         App("shop").queue("payments", **limits)
 
 
+def test_an_ageing_that_can_not_be_is_told_in_seconds() -> None:
+    with pytest.raises(ConfigurationError, match=r"ageing is -60 s, but"):
+        App("shop").queue("payments", ageing=timedelta(minutes=-1))
+
+
 @pytest.mark.parametrize(("smooth", "burst"), [(True, 5), (False, 0), (False, True)])
 def test_a_rate_is_smooth_or_bursts(smooth: bool, burst: int) -> None:
     with pytest.raises(ConfigurationError, match="burst"):
