@@ -439,6 +439,7 @@ def test_finished(world: World, status: str, hint: str) -> None:
     worker.write(finish(run, status))
     answer = explain(world, run.run_id)
     assert (answer.status, answer.cause) == (status, "finished")
+    assert not answer.message.rstrip().endswith(":")
     assert hint in answer.hint
 
 
