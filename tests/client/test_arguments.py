@@ -72,6 +72,28 @@ MISTAKES: dict[str, tuple[Act, str]] = {
         lambda c, r: c.start(waits(1), delay=timedelta.max),
         "delay .* waited",
     ),
+    "a delay to before": (lambda c, r: c.start(waits(1), delay=-5), "delay .* -5 s, but can't be"),
+    "a delay to just before": (
+        lambda c, r: c.start(waits(1), delay=timedelta(seconds=-5)),
+        "delay .* -5 s, but can't be",
+    ),
+    "an empty dedup key": (lambda c, r: c.start(waits(1), dedup=""), "dedup .* it is empty"),
+    "an empty key of a Dedup": (
+        lambda c, r: c.start(waits(1), dedup=Dedup("")),
+        "dedup .* it is empty",
+    ),
+    "an empty key of a Debounce": (
+        lambda c, r: c.start(waits(1), debounce=Debounce("", 5)),
+        "debounce .* it is empty",
+    ),
+    "an empty key of a Batch": (
+        lambda c, r: c.start(waits(1), batch=Batch("")),
+        "batch .* it is empty",
+    ),
+    "an empty partition": (
+        lambda c, r: c.start(waits(1), partition=""),
+        "partition .* it is empty",
+    ),
     "a start at some text": (
         lambda c, r: c.start(waits(1), start_at="now"),
         "start_at .* date",

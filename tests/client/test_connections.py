@@ -218,7 +218,7 @@ def test_a_refusal_is_the_same_from_every_driver(kind: str, database: str, sql: 
             for options, state, why in (
                 ({"queue": "nowhere"}, "RLN01", "names queue nowhere"),
                 ({"priority": 101}, "RLV01", "priority of 101, but it must"),
-                ({"key": ""}, "RLV01", "key that is not a text"),
+                ({"key": ""}, "RLV01", "key that is empty"),
             ):
                 with pytest.raises(Refused, match=why) as refused:
                     await done(client.start(adds(1), connection=caller.connection, **options))

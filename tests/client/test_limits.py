@@ -58,10 +58,29 @@ def test_what_can_be_no_limit_is_refused_when_the_module_is_imported(
         App("shop").queue("payments", **limits)
 
 
+def test_an_ageing_that_can_not_be_is_told_in_seconds() -> None:
+    with pytest.raises(ConfigurationError, match=r"ageing is -60 s, but"):
+        App("shop").queue("payments", ageing=timedelta(minutes=-1))
+
+
 @pytest.mark.parametrize(("smooth", "burst"), [(True, 5), (False, 0), (False, True)])
 def test_a_rate_is_smooth_or_bursts(smooth: bool, burst: int) -> None:
     with pytest.raises(ConfigurationError, match="burst"):
         Rate("5/s", smooth=smooth, burst=burst)
+
+
+def test_what_can_be_no_name_is_refused_when_the_module_is_imported() -> None:
+    app: Any = App("shop")
+    for name in ("", 5, None):
+        with pytest.raises(ConfigurationError, match=f"queue name {name!r}: "):
+            app.queue(name)
+
+    def ships() -> None:
+        pass
+
+    for kind in ("workflow", "step"):
+        with pytest.raises(ConfigurationError, match=f"{kind} name '': "):
+            getattr(app, kind)(name="")(ships)
 
 
 def test_a_queue_is_declared_once_with_limits() -> None:

@@ -124,6 +124,28 @@ def test_what_can_not_tick_is_refused(expression: str, zone: str) -> None:
         Cron(expression, zone)
 
 
+@pytest.mark.parametrize(
+    ("expression", "why"),
+    [
+        ("", "can't be read: it is empty. An expression has five"),
+        ("* * * *", "can't be read: it has 4 fields. An expression has five"),
+        ("61 * * * *", "can't be read: its minute is '61', but must be from 0 to 59. An"),
+        ("61 0 0 * * *", "can't be read: its second is '61', but"),
+        ("0 1,24 * * *", "can't be read: its hour is '24', but"),
+        ("0 0 0 2 *", "can't be read: its day of month is '0', but must be from 1 to 31"),
+        ("0 0 30 13 *", "can't be read: its month is '13', but must be from 1 to 12"),
+        ("0 0 * * MO", "can't be read: its day of week is 'MO', but must be from 0 to 7"),
+        ("1,,2 * * * *", "can't be read: its minute is empty after a comma too many"),
+        ("0 0 30 2 *", "never happens: no month of '2' has a day '30'. Take a day"),
+        ("0 0 0 31 4,6 *", "never happens: no month of '4,6' has a day '31'. Take a day"),
+    ],
+)
+def test_what_is_wrong_with_an_expression_is_said_of_its_field(expression: str, why: str) -> None:
+    with pytest.raises(BadSchedule) as caught:
+        Cron(expression)
+    assert f"cron {expression!r} {why}" in str(caught.value)
+
+
 def test_an_interval_counts_seconds_from_its_anchor() -> None:
     anchor = datetime(2026, 3, 29, 0, 10, tzinfo=UTC)
     every = Interval(3600, anchor)

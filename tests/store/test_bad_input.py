@@ -301,6 +301,7 @@ WRONG_JSON: dict[str, list[tuple[str, str]]] = {
             '[{"workflow": "fulfil", "delay": "soon"}]',
             '[{"workflow": "fulfil", "delay": 7}]',
             '[{"workflow": "fulfil", "delay": "-1000000 years"}]',
+            '[{"workflow": "fulfil", "delay": "-5 s"}]',
             '[{"workflow": "fulfil", "delay": "1000000 years", "start_before": "2100-01-01"}]',
             '[{"workflow": "fulfil", "start_at": "infinity"}]',
             '[{"workflow": "fulfil", "deadline": "1000000 years"}]',
@@ -329,6 +330,7 @@ WRONG_JSON: dict[str, list[tuple[str, str]]] = {
         ("input", "7"),
         ("attributes", "[]"),
         ("trace_context", "7"),
+        ("delay", "-5 s"),
         ("dedup", "with a key"),
         ("quiet", "1 hour"),
         ("batch", "without a list"),
@@ -385,3 +387,11 @@ def test_a_run_id_that_is_null_is_a_run_that_is_not_there(world: World, things: 
     worker = world.connect_again(things.worker)
     [run] = [one for one in worker.claim() if one.run_id == things.ready]
     assert worker.verdict(sleep_on(run, for_message())) == "written"
+
+
+@pytest.mark.parametrize("name", ["key", "dedup", "debounce", "batch", "partition"])
+def test_an_empty_text_is_called_empty(world: World, name: str) -> None:
+    with pytest.raises(psycopg.Error, match=f"has a {name} that is empty; leave it out"):
+        world.anybody.run(
+            SQL("select rowlock.start('fulfil', {} => '')").format(Identifier(name)).as_string()
+        )

@@ -439,6 +439,7 @@ def test_finished(world: World, status: str, hint: str) -> None:
     worker.write(finish(run, status))
     answer = explain(world, run.run_id)
     assert (answer.status, answer.cause) == (status, "finished")
+    assert not answer.message.rstrip().endswith(":")
     assert hint in answer.hint
 
 
@@ -479,12 +480,28 @@ def test_each_limit_is_a_cause_and_says_who_holds_it(world: World) -> None:
     answer = explain(world, second)
     assert answer.cause == "concurrency_reached"
     assert answer.details["held_by"] == [str(first)]
+    assert answer.message == f"1 run of queue default holds a claim, and no more may: {first}"
     world.anybody.limit(queue, concurrency=None, partitions=True, partition_concurrency=1)
     assert cause(world, second) == "partition_concurrency_reached"
     world.anybody.limit(queue, partition_concurrency=None, worker_concurrency=1)
     assert cause(world, second) == "worker_concurrency_reached"
     world.anybody.limit(queue, worker_concurrency=5)
     assert cause(world, second) == "queued"
+
+
+def test_of_many_who_hold_a_claim_three_are_named(world: World) -> None:
+    worker = register(world, slots=50)
+    runs = [world.anybody.start() for _ in range(6)]
+    world.anybody.limit("default", concurrency=5)
+    held = sorted(str(one.run_id) for one in worker.claim(10))
+    answer = explain(world, runs[-1])
+    text, _, rest = answer.message.partition(": ")
+    assert text == "5 runs of queue default hold a claim, and no more may"
+    ids, _, more = rest.partition(" and ")
+    assert more == "2 more"
+    assert len(set(ids.split(", ")) & set(held)) == 3
+    world.anybody.limit("default", concurrency=3)
+    assert " and " not in explain(world, runs[-1]).message.partition(": ")[2]
 
 
 def test_a_rate_that_is_used_up_is_a_cause_and_says_until_when(world: World) -> None:

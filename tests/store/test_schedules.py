@@ -76,7 +76,9 @@ BAD = [
     ("every => interval '1 hour', start_at => '2030-01-02', end_at => '2030-01-01'", "it ends"),
     ("every => interval '1 hour', end_at => 'infinity'", "on the calendar"),
     ("every => interval '1 hour', priority => 101", "priority is 101"),
-    ("every => interval '1 hour', priority => -5", "priority is"),
+    ("every => interval '1 hour', priority => -5", "priority is -5,"),
+    ("every => interval '1 hour', priority => 200", "priority is 200,"),
+    ("every => interval '1 hour', priority => 70000", "priority is 70000,"),
     ("every => interval '1 hour', input => '[]'", "input is not"),
     ("every => interval '1 hour', tick_argument => ''", "tick_argument"),
 ]

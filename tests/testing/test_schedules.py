@@ -160,6 +160,20 @@ def test_the_same_in_plain_tests(rowlock_harness: OpenHarness) -> None:
         (timedelta(milliseconds=1500), {}),
         (timedelta(0), {}),
         ("0 3 * * *", {"timezone": "Mars/Olympus"}),
+        ("0 3 * * *", {"timezone": ""}),
+        ("0 3 * * *", {"timezone": UTC}),
+        (HOUR, {"timezone": "Europe/Berlin"}),
+        (HOUR, {"timezone": ""}),
+        ("0 3 * * *", {"name": ""}),
+        ("0 3 * * *", {"name": 5}),
+        (5, {}),
+        ("0 3 * * *", {"args": [1]}),
+        ("0 3 * * *", {"overlap": ""}),
+        ("0 3 * * *", {"catch_up": ""}),
+        ("0 3 * * *", {"priority": "first"}),
+        ("0 3 * * *", {"start": "2026-01-01"}),
+        ("0 3 * * *", {"jitter": "5s"}),
+        ("0 3 * * *", {"jitter": timedelta(days=400)}),
         ("0 3 * * *", {"jitter": -1}),
         ("0 3 * * *", {"overlap": "perhaps"}),
         ("0 3 * * *", {"catch_up": "some"}),
@@ -179,7 +193,7 @@ def test_a_declaration_that_can_not_work_is_refused_when_it_is_made(
 ) -> None:
     clock = Clock()
     with pytest.raises(ConfigurationError):
-        clock.app.schedule(when, name="other", **options)(clock.strike)  # type: ignore[arg-type]
+        clock.app.schedule(when, **{"name": "other"} | options)(clock.strike)  # type: ignore[arg-type]
     assert [one.name for one in clock.app.code.schedules] == ["hours"]
 
 

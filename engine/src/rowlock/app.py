@@ -25,6 +25,7 @@ from uuid import UUID
 
 from rowlock.blocking import BlockingClient
 from rowlock.client import Client
+from rowlock.client.arguments import wrong_one
 from rowlock.errors import ConfigurationError, MisplacedCall
 from rowlock.model.code import Code, WorkflowCode
 from rowlock.model.commands import (
@@ -52,7 +53,7 @@ from rowlock.model.schedules import CatchUp, Declaration, Overlap
 from rowlock.model.values import Shape
 from rowlock.runtime import inside, source
 from rowlock.runtime.tenure import WorkerOptions
-from rowlock.scheduling import When, declaration
+from rowlock.scheduling import ScheduleOptions, When, declaration
 from rowlock.settings import Settings
 from rowlock.store.transactions import ISOLATION_LEVELS
 from rowlock.worker import BlockingWorker, Worker
@@ -320,7 +321,7 @@ class App:
         """
 
         def register(function: Callable[..., Any]) -> Workflow[..., Any]:
-            workflow_name = _checked(name or function.__name__, "workflow")
+            workflow_name = _checked(function.__name__ if name is None else name, "workflow")
             if workflow_name in self._workflows:
                 raise ConfigurationError(
                     f"app {self.name} has two workflows named {workflow_name}; give one a name=…"
@@ -370,29 +371,29 @@ class App:
                     f"@app.schedule goes above @app.workflow of the same app, not above "
                     f"{workflow!r}"
                 )
-            schedule_name = _checked(name or workflow.name, "schedule")
+            schedule_name = _checked(workflow.name if name is None else name, "schedule")
             if schedule_name in self._schedules:
                 raise ConfigurationError(
                     f"app {self.name} has two schedules named {schedule_name}; give one a name=…"
                 )
+            options: ScheduleOptions = {
+                "timezone": timezone,
+                "jitter": jitter,
+                "overlap": overlap,
+                "catch_up": catch_up,
+                "window": window,
+                "start": start,
+                "end": end,
+                "queue": None if queue is None else self._queue_name(queue),
+                "priority": priority,
+            }
+            if wrong := wrong_one({"when": when, "args": args, **options}):
+                raise ConfigurationError(
+                    f"schedule {schedule_name} can't work: {wrong[0]}: {wrong[1]} Nothing was "
+                    "declared."
+                )
             self._schedules[schedule_name] = declaration(
-                schedule_name,
-                when,
-                workflow,
-                args,
-                None,
-                self._codecs,
-                {
-                    "timezone": timezone,
-                    "jitter": jitter,
-                    "overlap": overlap,
-                    "catch_up": catch_up,
-                    "window": window,
-                    "start": start,
-                    "end": end,
-                    "queue": None if queue is None else self._queue_name(queue),
-                    "priority": priority,
-                },
+                schedule_name, when, workflow, args, None, self._codecs, options
             )
             return workflow
 
@@ -425,7 +426,7 @@ class App:
         """
 
         def register(function: Callable[..., Any]) -> Any:
-            step_name = self._step_name(name or function.__name__, function)
+            step_name = self._step_name(function.__name__ if name is None else name, function)
             shape = self._shape(_returns(function), f"the result of step {step_name}")
             _check_policy(step_name, retry, timeout)
             kind = AsyncStep if _is_async(function) else SyncStep
@@ -470,7 +471,7 @@ class App:
         """
 
         def register(function: Callable[..., Any]) -> Any:
-            step_name = self._step_name(name or function.__name__, function)
+            step_name = self._step_name(function.__name__ if name is None else name, function)
             first = next(iter(inspect.signature(function).parameters), None)
             if first is None:
                 raise ConfigurationError(
@@ -814,6 +815,8 @@ ATTRIBUTES = Shape(dict[str, Any], "attributes")
 
 
 def _checked(name: str, what: str) -> str:
+    if not isinstance(name, str):
+        raise ConfigurationError(f"{what} name {name!r}: it must be a str")
     if not name or len(name) > MOST_NAME_CHARS or not name.isprintable():
         raise ConfigurationError(
             f"{what} name {name[:50]!r}: use 1 to {MOST_NAME_CHARS} printable characters"

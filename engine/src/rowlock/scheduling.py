@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, TypeVar
 
 from rowlock.errors import ConfigurationError, InvalidValue, MisplacedCall
 from rowlock.model.commands import seconds_of
-from rowlock.model.cron import BadSchedule, Cron, calendar_of, upcoming
+from rowlock.model.cron import BadSchedule, Cron, calendar_of, upcoming, zone_of
 from rowlock.model.envelope import Codecs
 from rowlock.model.inputs import Arguments
 from rowlock.model.schedules import CATCH_UPS, OVERLAPS, CatchUp, Declaration, Overlap
@@ -19,11 +19,14 @@ from rowlock.starting import aware
 from rowlock.store.schedules import ScheduleRow
 from rowlock.workflow import Workflow
 
+T = TypeVar("T")
+
 When = str | timedelta
 """A cron expression, or an interval."""
 
 TICK = "tick"
 """The parameter that is given the time of the tick, if the workflow has it."""
+MOST_JITTER_S = 365 * 86400
 _A_TICK = '"2026-01-31T00:00:00Z"'
 
 
@@ -96,14 +99,14 @@ def declaration(
         workflow=workflow if isinstance(workflow, str) else workflow.name,
         cron=cron,
         every_s=every_s,
-        timezone=options.get("timezone") or "UTC",
+        timezone=_or(options.get("timezone"), "UTC"),
         input=text,
         tick_argument=tick,
         queue=options.get("queue"),
         priority=options.get("priority"),
-        jitter_s=seconds_of(options.get("jitter") or 0.0),
-        overlap=options.get("overlap") or "skip",
-        catch_up=options.get("catch_up") or "last",
+        jitter_s=_or(_seconds(options.get("jitter")), 0.0),
+        overlap=_or(options.get("overlap"), "skip"),
+        catch_up=_or(options.get("catch_up"), "last"),
         catch_up_window_s=_seconds(options.get("window")),
         start_at=None if start is None else aware(start, "start"),
         end_at=None if end is None else aware(end, "end"),
@@ -118,8 +121,10 @@ def _wrong(one: Declaration) -> str | None:
         one.calendar()
     except BadSchedule as error:
         return str(error)
-    if one.jitter_s < 0:
-        return f"jitter is {one.jitter_s:g} s, but can't be negative"
+    if one.cron is None and (why := _no_zone_for_an_interval(one.timezone)):
+        return why
+    if not 0 <= one.jitter_s <= MOST_JITTER_S:
+        return f"jitter is {one.jitter_s:.15g} s, but must be between 0 s and 365 days"
     if one.overlap not in OVERLAPS:
         return f"overlap is {one.overlap!r}, but must be {', '.join(OVERLAPS)}"
     if one.catch_up not in CATCH_UPS:
@@ -131,6 +136,15 @@ def _wrong(one: Declaration) -> str | None:
     if one.start_at is not None and one.end_at is not None and one.end_at <= one.start_at:
         return "it ends before it starts"
     return None
+
+
+def _no_zone_for_an_interval(timezone: str) -> str | None:
+    if timezone == "UTC":  # the default, and true: without a start it is counted from 1970 in UTC
+        return None
+    return (
+        f"timezone is {timezone[:100]!r}, but an interval counts seconds that pass, the same in "
+        "every zone. Leave the timezone out, or give a cron expression"
+    )
 
 
 def creation(one: Declaration, app: str) -> dict[str, Any]:
@@ -170,9 +184,13 @@ def change(
     zone = options.get("timezone")
     try:
         if cron is not None:
-            Cron(cron, zone or "UTC")
+            Cron(cron, _or(zone, "UTC"))
+        elif zone is not None:
+            zone_of(zone)
     except BadSchedule as error:
         raise ConfigurationError(f"schedule {name}: {error}. Nothing was changed.") from None
+    if every_s is not None and zone is not None and (why := _no_zone_for_an_interval(zone)):
+        raise ConfigurationError(f"schedule {name}: {why}. Nothing was changed.")
     start, end = options.get("start"), options.get("end")
     return {
         "app": app,
@@ -198,6 +216,11 @@ def cron_or_seconds(when: When) -> tuple[str | None, int | None]:
     """One of both. Raises ConfigurationError for an interval of parts of a second."""
     if isinstance(when, str):
         return when, None
+    if not isinstance(when, timedelta):
+        raise ConfigurationError(
+            f"a schedule ticks at {when!r}, but that must be a cron expression, such as "
+            "'0 3 * * *', or a timedelta"
+        )
     seconds = when.total_seconds()
     if seconds < 1 or seconds != int(seconds):
         raise ConfigurationError(
@@ -226,6 +249,11 @@ def next_ticks(row: ScheduleRow, count: int = 5) -> list[datetime]:
             begin = max(begin, row.start_at)
     after = begin.astimezone(UTC) - timedelta(microseconds=1)
     return upcoming(calendar, after, row.end_at, count)
+
+
+def _or(given: T | None, default: T) -> T:
+    """What is given; an empty text is given too, and refused as such."""
+    return default if given is None else given
 
 
 def _seconds(duration: timedelta | float | None) -> float | None:

@@ -375,7 +375,7 @@ def test_many_with_the_same_keys_in_opposite_order_never_deadlock(world: World) 
 def test_options_that_contradict_each_other_are_refused(world: World) -> None:
     page: dict[str, Any] = {"input": {"pages": [1]}, "batch": "k"}
     bad: list[tuple[dict[str, Any], str]] = [
-        (page | {"batch": ""}, "not a text"),
+        (page | {"batch": ""}, "a batch that is empty"),
         (page | {"batch": 7}, "not a text"),
         (page | {"batch": "x" * 1001}, "longer than 1000 bytes"),
         (page | {"size": 0}, "a size of 0"),

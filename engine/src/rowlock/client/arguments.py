@@ -24,9 +24,16 @@ MOST_INTEGER = 2**31 - 1
 
 def check(**given: Any) -> None:
     """Raises InvalidValue for what can't be meant. None is nothing, and fine."""
+    if wrong := wrong_one(given):
+        raise InvalidValue(wrong[0], "", wrong[1], "Nothing was sent.")
+
+
+def wrong_one(given: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The first that can't be meant: its name, and why."""
     for name, value in given.items():
         if value is not None and (look := CHECKS.get(name)) and (why := look(value)):
-            raise InvalidValue(name, "", why, "Nothing was sent.")
+            return name, why
+    return None
 
 
 def run_id_of(given: UUID | str) -> UUID:
@@ -47,6 +54,12 @@ def _no_text(value: Any) -> str | None:
     except UnicodeEncodeError:
         return "the text is not Unicode: a part of it could not be decoded."
     return None
+
+
+def _no_key(value: Any) -> str | None:
+    if value == "":
+        return "it is empty. Leave it out where there is none."
+    return _no_text(value)
 
 
 def _no_integer(value: Any) -> str | None:
@@ -76,29 +89,36 @@ def _no_duration(value: Any) -> str | None:
     return None
 
 
+def _no_delay(value: Any) -> str | None:
+    if why := _no_duration(value):
+        return why
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    return None if seconds >= 0 else f"it is {seconds:.15g} s, but can't be negative."
+
+
 def _no_moment(value: Any) -> str | None:
     return None if isinstance(value, datetime) else _other(value, "a datetime")
 
 
 def _no_dedup(value: Any) -> str | None:
     if not isinstance(value, Dedup):
-        return _no_text(value) if isinstance(value, str) else _other(value, "a str or a Dedup")
+        return _no_key(value) if isinstance(value, str) else _other(value, "a str or a Dedup")
     if value.policy not in get_args(OnDuplicate):
         return f"its policy is {value.policy!r}, but must be {', '.join(get_args(OnDuplicate))}."
-    return _no_text(value.key)
+    return _no_key(value.key)
 
 
 def _no_debounce(value: Any) -> str | None:
     if not isinstance(value, Debounce):
         return _other(value, "a Debounce")
     most = None if value.most is None else _no_duration(value.most)
-    return _no_text(value.key) or _no_duration(value.quiet) or most
+    return _no_key(value.key) or _no_duration(value.quiet) or most
 
 
 def _no_batch(value: Any) -> str | None:
     if not isinstance(value, Batch):
         return _other(value, "a Batch")
-    return _no_text(value.key) or _no_integer(value.size) or _no_duration(value.wait)
+    return _no_key(value.key) or _no_integer(value.size) or _no_duration(value.wait)
 
 
 def _no_when(value: Any) -> str | None:
@@ -130,7 +150,6 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
             "place",
             "reason",
             "version",
-            "partition",
             "timezone",
             "overlap",
             "catch_up",
@@ -141,7 +160,7 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     **dict.fromkeys(("priority", "limit", "worker"), _no_integer),
     **dict.fromkeys(("force", "children"), _no_flag),
     **dict.fromkeys(("parent", "before"), _no_id),
-    **dict.fromkeys(("delay", "deadline", "grace", "jitter", "window"), _no_duration),
+    **dict.fromkeys(("deadline", "grace", "jitter", "window"), _no_duration),
     **dict.fromkeys(
         (
             "start_at",
@@ -157,6 +176,8 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
         _no_moment,
     ),
     **dict.fromkeys(("attributes", "outcomes", "args"), _no_object),
+    "partition": _no_key,
+    "delay": _no_delay,
     "dedup": _no_dedup,
     "debounce": _no_debounce,
     "batch": _no_batch,

@@ -26,6 +26,18 @@ from cronsim import CronSim, CronSimError
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 _MINUTE = timedelta(minutes=1)
+_FORM = (
+    "An expression has five fields, minute hour day month weekday, such as '0 3 * * *', or six "
+    "with seconds in front"
+)
+_FIELDS = (
+    ("second", "from 0 to 59"),
+    ("minute", "from 0 to 59"),
+    ("hour", "from 0 to 23"),
+    ("day of month", "from 1 to 31, L or LW"),
+    ("month", "from 1 to 12 or JAN to DEC"),
+    ("day of week", "from 0 to 7 or SUN to SAT"),
+)
 _SPANS = (
     *(timedelta(minutes=1), timedelta(hours=1), timedelta(days=1), timedelta(days=32)),
     *(timedelta(days=366), timedelta(days=4 * 1461), timedelta(days=50 * 366)),
@@ -73,13 +85,8 @@ class Cron:
         fields = expression.split()
         try:
             CronSim(expression, datetime(2000, 1, 1))
-        except CronSimError as error:
-            why = str(error).removeprefix("Bad ") if fields else "it is empty"
-            raise BadSchedule(
-                f"cron {expression[:100]!r} can't be read: {why[0].lower()}{why[1:]}. It has five "
-                "fields, minute hour day month weekday, such as '0 3 * * *', or six with seconds "
-                "in front"
-            ) from None
+        except CronSimError:
+            raise BadSchedule(f"cron {expression[:100]!r} {_fault(fields)}") from None
         minute, hour = fields[-5], fields[-4]
         self._is_fixed = not minute.startswith("*") and not hour.startswith("*")
 
@@ -160,6 +167,8 @@ def calendar_of(
 
 def zone_of(name: str) -> ZoneInfo:
     """A time zone by its name. Raises BadSchedule."""
+    if not name:
+        raise BadSchedule("the time zone is empty; names are like 'Europe/Berlin' or 'UTC'")
     try:
         return ZoneInfo(name)
     except (OSError, ValueError) as error:  # ZoneInfoNotFoundError is a KeyError
@@ -199,6 +208,34 @@ def latest(calendar: Calendar, after: datetime, until: datetime) -> datetime | N
         if last is not None or begin == after:
             return last
     return None
+
+
+def _fault(fields: list[str]) -> str:
+    """What is wrong with an expression that can't be read or, if each field can, never happens."""
+    if len(fields) not in (5, 6):
+        count = f"it has {len(fields)} fields" if fields else "it is empty"
+        return f"can't be read: {count}. {_FORM}"
+    for n, field in enumerate(fields, 6 - len(fields)):
+        name, bounds = _FIELDS[n]
+        for term in field.split(","):
+            if not term or not _is_field(n, term):
+                shown = repr(term[:50]) if term else "empty after a comma too many"
+                return f"can't be read: its {name} is {shown}, but must be {bounds}. {_FORM}"
+    return (
+        f"never happens: no month of {fields[-2][:50]!r} has a day {fields[-3][:50]!r}. Take a day "
+        "that is there, such as L for the last one of any month"
+    )
+
+
+def _is_field(n: int, term: str) -> bool:
+    """Whether a term can be the n-th field, whatever the others are."""
+    alone = ["*"] * 6
+    alone[n] = term
+    try:
+        CronSim(" ".join(alone), datetime(2000, 1, 1))
+    except CronSimError:
+        return False
+    return True
 
 
 def _ticks(expression: str, wall: datetime) -> Iterator[datetime]:

@@ -40,8 +40,9 @@ def limits_of(
         raise ConfigurationError(f"queue {queue}: partitions must be True or False")
     seconds = ageing.total_seconds() if isinstance(ageing, timedelta) else None
     if ageing is not None and (seconds is None or not 0.001 <= seconds <= LONGEST_S):
+        given_as = f"{ageing!r}" if seconds is None else f"{seconds:.15g} s"
         raise ConfigurationError(
-            f"queue {queue}: ageing is {ageing!r}, but must be a timedelta from a millisecond to "
+            f"queue {queue}: ageing is {given_as}, but must be a timedelta from a millisecond to "
             "366 days"
         )
     if weight is not None and not (isinstance(weight, int | float) and 0.001 <= weight <= 1000):

@@ -33,15 +33,15 @@ class Rate:
         form = _FORM.fullmatch(self.text) if isinstance(self.text, str) else None
         if form is None or int(form[2] or 1) * _SECONDS[form[3]] > LONGEST_S:
             raise ConfigurationError(
-                f"rate {self.text!r}: write a number, a slash and a period of up to 366 days, such "
-                "as 100/min, 5/s, 1000/2h or 20/30s"
+                f"rate {self.text!r}: write a number, a slash and a period, such as 100/min, 5/s, "
+                "1000/2h or 20/30s; at most 999999999, in up to 366 days"
             )
         if self.burst is not None and (
             self.smooth or type(self.burst) is not int or not 1 <= self.burst < 10**9
         ):
             raise ConfigurationError(
-                f"rate {self.text}: burst is {self.burst!r}, but must be an int from 1 up, without "
-                "smooth"
+                f"rate {self.text}: burst is {self.burst!r}, but must be an int from 1 to "
+                "999999999, without smooth"
             )
 
     def __str__(self) -> str:

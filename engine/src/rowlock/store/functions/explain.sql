@@ -138,6 +138,7 @@ declare
     v_all  boolean;
     v_rate record;
     v_part text := coalesce(p_task.partition, '');
+    v_held jsonb;
     v_at   timestamptz := clock_timestamp();
 begin
     select q.* into v_set from rowlock.queue as q where q.app = p_task.app and q.name = p_task.queue;
@@ -149,18 +150,18 @@ begin
     hint := format('It is claimed when fewer run; rowlock.set_limit(''%s'', …) raises the limit.', p_task.queue);
     if rowlock.running(p_task.app, p_task.queue, null, v_set.concurrency, v_all) >= v_set.concurrency then
         cause := 'concurrency_reached';
-        message := format('%s runs of queue %s hold a claim, and no more may', v_set.concurrency, p_task.queue);
-        details := jsonb_build_object('concurrency', v_set.concurrency,
-                                      'held_by', rowlock.holders(p_task.app, p_task.queue, null));
+        v_held := rowlock.holders(p_task.app, p_task.queue, null);
+        message := rowlock.held_text(v_set.concurrency, 'queue ' || p_task.queue, v_held);
+        details := jsonb_build_object('concurrency', v_set.concurrency, 'held_by', v_held);
     elsif rowlock.running(p_task.app, p_task.queue, v_part, v_set.partition_concurrency, v_all)
           >= v_set.partition_concurrency then
         cause := 'partition_concurrency_reached';
-        message := format('%s runs of partition %s of queue %s hold a claim, and no more may',
-                          v_set.partition_concurrency, coalesce(rowlock.shown(nullif(v_part, '')), 'none'),
-                          p_task.queue);
+        v_held := rowlock.holders(p_task.app, p_task.queue, v_part);
+        message := rowlock.held_text(
+            v_set.partition_concurrency,
+            format('partition %s of queue %s', coalesce(rowlock.shown(nullif(v_part, '')), 'none'), p_task.queue), v_held);
         details := jsonb_build_object('partition', p_task.partition,
-                                      'partition_concurrency', v_set.partition_concurrency,
-                                      'held_by', rowlock.holders(p_task.app, p_task.queue, v_part));
+                                      'partition_concurrency', v_set.partition_concurrency, 'held_by', v_held);
     elsif v_set.worker_concurrency <= all (
             select (select count(*) from rowlock.task as t
                      where t.worker_id = w.id and t.state = 'running' and t.queue || '' = p_task.queue)
@@ -217,6 +218,19 @@ as $$
                and t.queue || '' = p_queue
                and (p_partition is null or coalesce(t.partition, '') = p_partition)
              order by t.claimed_at limit 10) as x
+$$;
+
+-- held_text: that a concurrency is reached, and by whom. What holders found may be fewer: some have just ended.
+create or replace function rowlock.held_text(p_most integer, p_of text, p_held jsonb) returns text
+language sql immutable
+set search_path = pg_catalog
+as $$
+    select format('%s %s of %s %s a claim, and no more may', p_most, case p_most when 1 then 'run' else 'runs' end, p_of,
+                  case p_most when 1 then 'holds' else 'hold' end)
+           || coalesce(': ' || string_agg(x.id, ', ' order by x.n), '')
+           || case when jsonb_array_length(p_held) >= 3 and p_most > 3 then format(' and %s more', p_most - 3) else '' end
+      from jsonb_array_elements_text(p_held) with ordinality as x (id, n)
+     where x.n <= 3
 $$;
 
 -- why_paused: of a run that could be claimed.
@@ -528,7 +542,9 @@ begin
                format('it has %s, at %s', case v_end.status when 'cancelled' then 'been cancelled'
                                                when 'dead' then 'been given up' else v_end.status end,
                       rowlock.moment(v_end.finished_at))
-               || coalesce(format(': %s: %s', v_end.error ->> 'type', left(v_end.error ->> 'message', 300)), ''),
+               || case when jsonb_typeof(v_end.error) = 'object'
+                       then format(': %s: %s', v_end.error ->> 'type', left(v_end.error ->> 'message', 300))
+                       else '' end,
                case v_end.status
                    when 'failed' then 'rowlock.retry goes on from its failed step; rowlock.rewind or fork do a part of it again.'
                    when 'succeeded' then 'rowlock.rewind or fork do a part of it again.'

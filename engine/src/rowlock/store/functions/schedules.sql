@@ -116,10 +116,19 @@ begin
     end if;
 end $$;
 
--- as_priority: a number that fits the column; one out of bounds stays so, to be refused.
+-- as_priority: a number that fits the column. One out of bounds is refused here, while it is as it was given:
+-- the column is too small for some of them.
 create or replace function rowlock.as_priority(p_priority integer) returns smallint
-language sql immutable
-return case when p_priority is not null then least(greatest(p_priority, -1), 101) end;
+language plpgsql immutable
+set search_path = pg_catalog
+as $$
+begin
+    if p_priority not between 0 and 100 then
+        raise exception 'the schedule can''t work: priority is %, but must be between 0 (first) and 100 (last)', p_priority
+            using errcode = 'RLV02', hint = 'For example priority => 10. Nothing was changed.';
+    end if;
+    return p_priority;
+end $$;
 
 -- schedule_facts: the definition, for the audit. Values (the input) are not repeated there.
 create or replace function rowlock.schedule_facts(p_schedule rowlock.schedule) returns jsonb

@@ -28,6 +28,7 @@ set search_path = pg_catalog
 as $$
 declare
     v_why  text;
+    v_hint text;
     v_name text;
 begin
     select min(k) into v_name from jsonb_object_keys(p_limits) as k
@@ -45,36 +46,44 @@ begin
            or (p_limits ->> v_name)::numeric % 1 <> 0 then
             v_why := format('%s is %s, but must be a whole number from 1 to 1000000', v_name,
                             rowlock.shown(p_limits ->> v_name));
+            v_hint := v_name || ' => 5';
         end if;
     end loop;
     for v_name in select x from unnest(array['rate', 'partition_rate']) as x where p_limits ? x loop
         if not exists (select from rowlock.rate_of(p_limits ->> v_name) as r
                         where r.period <= interval '366 days') then
-            v_why := format('%s is %s, but must be a number, a slash and a period of up to 366 days, such as '
-                            '100/min, 5/s, 1000/2h or 20/30s, and may end in smooth or burst 20',
-                            v_name, rowlock.shown(p_limits ->> v_name));
+            v_why := format('%s is %s, but must be a number up to 999999999, a slash and a period of up to 366 days, '
+                            'such as 100/min, 5/s, 1000/2h or 20/30s, and may end in smooth or burst 20',
+                            v_name, coalesce(nullif(rowlock.shown(p_limits ->> v_name), ''), 'empty'));
+            v_hint := v_name || ' => ''100/min''';
         end if;
     end loop;
     if p_limits ? 'partitions' and jsonb_typeof(p_limits -> 'partitions') <> 'boolean' then
         v_why := 'partitions must be true or false';
+        v_hint := 'partitions => true';
     elsif not coalesce((p_limits ->> 'partitions')::boolean, false)
           and p_limits ?| array['partition_concurrency', 'partition_rate'] then
-        v_why := 'a limit for each partition needs a queue with partitions';
+        v_name := case when p_limits ? 'partition_concurrency' then 'partition_concurrency' else 'partition_rate' end;
+        v_why := format('%s is a limit for each partition, which needs a queue with partitions', v_name);
+        v_hint := format('partitions => true, %s => %s', v_name,
+                         case v_name when 'partition_rate' then '''5/s''' else '1' end);
     end if;
     if p_limits ? 'ageing' and (jsonb_typeof(p_limits -> 'ageing') <> 'number'
                                 or not (p_limits ->> 'ageing')::numeric between 0.001 and 31622400) then
         v_why := format('ageing is %s s, but must be from 0.001 s to 366 days',
                         rowlock.shown(p_limits ->> 'ageing'));
+        v_hint := 'ageing => interval ''1 minute''';
     end if;
     if p_limits ? 'weight' and (jsonb_typeof(p_limits -> 'weight') <> 'number'
                                 or not (p_limits ->> 'weight')::numeric between 0.001 and 1000) then
         v_why := format('weight is %s, but must be from 0.001 to 1000', rowlock.shown(p_limits ->> 'weight'));
+        v_hint := 'weight => 2';
     end if;
     if v_why is not null then
         raise exception '%', v_why
             using errcode = 'RLV02',
-                  hint = 'For example rowlock.set_limit(''payments'', concurrency => 5); rowlock.unset_limit takes a '
-                         'limit away. Nothing was changed.';
+                  hint = format('For example rowlock.set_limit(''payments'', %s); rowlock.unset_limit takes a limit '
+                                'away. Nothing was changed.', v_hint);
     end if;
 end $$;
 
@@ -126,6 +135,7 @@ declare
     v_set    rowlock.queue;
     v_before jsonb;
     v_after  jsonb;
+    v_needs  text;
 begin
     select q.* into v_set from rowlock.queue as q where q.app = v_app and q.name = p_queue for no key update;
     if not found then
@@ -134,6 +144,15 @@ begin
     v_before := rowlock.limits_of(v_set);
     v_after := case when p_gone is not null then v_before - p_gone
                     else coalesce(v_before || p_given, v_set.declared, '{}') end;
+    -- What is set already and needs partitions goes first; what is given along with their end check_limits refuses.
+    v_needs := case when (v_before ->> 'partitions')::boolean and not coalesce((v_after ->> 'partitions')::boolean, false)
+                    then (select min(x) from unnest(array['partition_concurrency', 'partition_rate']) as x
+                           where v_before ? x and v_after ? x) end;
+    if v_needs is not null then
+        raise exception 'queue % can''t do without partitions: it has a %', p_queue, v_needs
+            using errcode = 'RLV02',
+                  hint = format('First rowlock.unset_limit(%L, %L). Nothing was changed.', p_queue, v_needs);
+    end if;
     perform rowlock.check_limits(v_after);
     if v_after -> 'partitions' = 'false' then
         v_after := v_after - 'partitions';

@@ -96,8 +96,10 @@ declare
     v_key  text;
 begin
     foreach v_name in array array['partition', 'dedup', 'debounce', 'batch'] loop
-        if jsonb_typeof(p_start -> v_name) not in ('string', 'null') or p_start ->> v_name = '' then
+        if jsonb_typeof(p_start -> v_name) not in ('string', 'null') then
             return format('has a %s that is not a text', v_name);
+        elsif p_start ->> v_name = '' then
+            return format('has a %s that is empty; leave it out where there is none', v_name);
         elsif octet_length(p_start ->> v_name) > 1000
               or v_name = 'partition' and length(p_start ->> v_name) > 200 then
             return format('has a %s longer than %s', v_name,
@@ -203,8 +205,9 @@ begin
                     when length(e.v ->> 'workflow') > 200 then 'has a workflow name longer than 200 characters'
                     when jsonb_typeof(e.v -> 'input') not in ('object', 'null')
                         then 'has an input that is not a JSON object of the workflow''s arguments by name'
-                    when jsonb_typeof(e.v -> 'key') not in ('string', 'null') or e.v ->> 'key' = ''
+                    when jsonb_typeof(e.v -> 'key') not in ('string', 'null')
                         then 'has a key that is not a text'
+                    when e.v ->> 'key' = '' then 'has a key that is empty; leave it out where there is none'
                     when octet_length(e.v ->> 'key') > 1000 then 'has a key longer than 1000 bytes'
                     when jsonb_typeof(e.v -> 'attributes') not in ('object', 'null')
                         then 'has attributes that are not a JSON object'
@@ -225,6 +228,8 @@ begin
                                     rowlock.shown(e.v ->> 'deadline'))
                     when e.v ->> 'delay' is not null and not rowlock.reads_as(e.v -> 'delay', 'interval')
                         then 'has a delay that is not a duration, such as "1 hour"'
+                    when (e.v ->> 'delay')::interval < interval '0'
+                        then format('has a delay of %s, but it can''t be negative', rowlock.shown(e.v ->> 'delay'))
                     when not rowlock.is_span((e.v ->> 'delay')::interval)
                         then format('has a delay of %s, but it must not be longer than 1000 years',
                                     rowlock.shown(e.v ->> 'delay'))
@@ -516,7 +521,7 @@ begin
        or jsonb_typeof(v_input) <> 'object' or start.key = '' or octet_length(start.key) > 1000
        or jsonb_typeof(start.attributes) <> 'object' or jsonb_typeof(start.trace_context) <> 'object'
        or start.priority not between 0 and 100 or start.deadline <= interval '0'
-       or not rowlock.is_span(start.delay) or not rowlock.is_span(start.deadline)
+       or start.delay < interval '0' or not rowlock.is_span(start.delay) or not rowlock.is_span(start.deadline)
        or not rowlock.is_moment(start.start_at)
        or (start.delay is not null and start.start_at is not null)
        or (start.queue is not null and not exists (
