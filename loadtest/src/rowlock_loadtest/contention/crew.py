@@ -20,6 +20,9 @@ from typing import Any
 
 import psycopg
 
+from rowlock.errors import RowlockError
+from rowlock.store.connection import describe
+from rowlock_loadtest.contention.losses import Lost, is_loss
 from rowlock_loadtest.contention.roles import Role
 from rowlock_loadtest.contention.seat import Seat, Span, Tally
 
@@ -27,8 +30,16 @@ SETTLE_S = 0.02
 """From when all are ready to the begin that all keep to."""
 
 
-class ClientFailed(Exception):
+class ClientFailed(RowlockError):
     """A client met an error that is no part of the load."""
+
+    def __init__(self, said: str) -> None:
+        self.said = said
+        super().__init__(
+            f"a client of the load met an error that is no part of it: {said}. The load that was"
+            " under way tells nothing. If PostgreSQL's log does not say what to change, it is an"
+            " error of Rowlock's: please report it."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +79,7 @@ class Crew:
         for pipe in busy:
             said = _heard(pipe)
             if said != "ready":
-                raise ClientFailed(said)
+                raise Lost(said)
         at = time.monotonic() + SETTLE_S + span.warm_s
         for pipe in busy:
             pipe.send(at)
@@ -91,10 +102,12 @@ class Running:
     at: float
 
     def result(self) -> Tally:
-        """Wait for its end. Raises ClientFailed with what a client said last."""
+        """Wait for its end. Raises Lost or ClientFailed with what clients said last."""
         whole = Tally()
         for pipe in self.pipes:
             whole.add(_heard(pipe))
+        if whole.losses:
+            raise Lost("; ".join(sorted(set(whole.losses))[:5]))
         if whole.errors:
             raise ClientFailed("; ".join(sorted(set(whole.errors))[:5]))
         return whole
@@ -119,7 +132,7 @@ def serve(pipe: Connection) -> None:
         try:
             seats = [Seat(load.url, load.span) for _ in load.roles]
         except psycopg.Error as error:
-            pipe.send(f"can't connect: {error}")
+            pipe.send(f"can't connect: {describe(error)}")
             continue
         pipe.send("ready")
         try:
@@ -160,4 +173,7 @@ def _play(role: Role, seat: Seat) -> None:
     try:
         role.run(seat)
     except Exception as error:
-        seat.tally.errors.append(f"{type(role).__name__}: {error!r}")
+        if isinstance(error, psycopg.Error) and is_loss(error):
+            seat.tally.losses.append(describe(error))
+        else:
+            seat.tally.errors.append(f"{type(role).__name__}: {error!r}")

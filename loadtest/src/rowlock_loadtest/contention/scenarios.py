@@ -33,7 +33,7 @@ NO_LIMITS = "this database's Rowlock has no limits (there is no function rowlock
 
 
 def claimers(stage: Stage) -> Part:
-    part = Part(
+    part = stage.part(
         "claimers",
         "More and more claimers on one queue",
         "Each claims a batch, ends it in one journal call, and claims again, as fast as it can:"
@@ -50,7 +50,8 @@ def claimers(stage: Stage) -> Part:
     alone = max(
         p.per_second for p in part.points if p.parameters["batch"] == min(stage.size.batches)
     )
-    part.points += [_paced(stage, round(share * alone)) for share in (0.25, 0.5, 0.75)]
+    for share in (0.25, 0.5, 0.75):
+        part.points.append(_paced(stage, round(share * alone)))
     return part
 
 
@@ -90,7 +91,7 @@ def _paced(stage: Stage, rate: int) -> Point:
 
 
 def queues(stage: Stage) -> Part:
-    part = Part(
+    part = stage.part(
         "queues",
         "The same work over many queues",
         "8 claimers, batches of 10, that serve all queues of the app: so many ready queues, with"
@@ -144,7 +145,7 @@ def queues(stage: Stage) -> Part:
 
 
 def limits(stage: Stage) -> Part:
-    part = Part(
+    part = stage.part(
         "limits",
         "Limits: loose, binding, one, partitions, several at once, a rate",
         "16 claimers that hold each run for 5 ms. The highest number that ran at one instant is"
@@ -214,7 +215,7 @@ def _within(what: str, told: str, most: int, allowed: int) -> Check:
 
 
 def pinned(stage: Stage) -> Part:
-    part = Part(
+    part = stage.part(
         "pinned",
         "A transaction that stays open",
         "8 claimers, batches of 10. After a while a stranger's transaction pins xmin: what is"
@@ -264,7 +265,7 @@ def _vacuum(stage: Stage, until: float) -> None:
 
 
 def herd(stage: Stage) -> Part:
-    part = Part(
+    part = stage.part(
         "herd",
         "A herd of idle workers",
         "Idle workers on an empty queue, each looking once a second and listening. First nothing"
@@ -317,7 +318,7 @@ def _left(stage: Stage) -> dict[str, int]:
 
 
 def backlog(stage: Stage) -> Part:
-    part = Part(
+    part = stage.part(
         "backlog",
         "A deep backlog",
         "4 claimers, batches of 10, at the head of a short queue; of a deep one; beside as many"
@@ -363,7 +364,7 @@ def backlog(stage: Stage) -> Part:
 
 
 def racing(stage: Stage) -> Part:
-    part = Part(
+    part = stage.part(
         "racing",
         "Everything at once on the same runs",
         "Claimers that end runs, claimers that vanish for longer than their lease and then end"
@@ -415,7 +416,7 @@ def _ended(stage: Stage) -> tuple[int, int]:
 
 
 def tenants(stage: Stage) -> Part:
-    part = Part(
+    part = stage.part(
         "tenants",
         "A noisy tenant",
         "8 tenants, each with a queue of its own, served by the same 8 claimers; one has started 20"
@@ -459,7 +460,7 @@ def tenants(stage: Stage) -> Part:
 
 
 def ways(stage: Stage) -> Part:
-    part = Part(
+    part = stage.part(
         "ways",
         "The naive ways, beside Rowlock's",
         "Batches of 10 from one queue. "

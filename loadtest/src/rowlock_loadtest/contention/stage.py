@@ -24,7 +24,7 @@ from rowlock_loadtest.contention.meters import (
     own_share,
 )
 from rowlock_loadtest.contention.place import Place
-from rowlock_loadtest.contention.results import Check, Point
+from rowlock_loadtest.contention.results import Check, Part, Point
 from rowlock_loadtest.contention.roles import Role
 from rowlock_loadtest.contention.seat import BIN_S, Span, Tally
 
@@ -74,6 +74,8 @@ class Stage:
     meters: Meters = field(init=False)
     limits: frozenset[str] = field(init=False)
     """The arguments of rowlock.set_limit; empty: there is none."""
+    playing: Part | None = None
+    """The scenario that is under way, with the points it has so far."""
 
     def __post_init__(self) -> None:
         self.meters = Meters(self.connection)
@@ -82,6 +84,11 @@ class Stage:
     @property
     def app(self) -> str:
         return self.place.app
+
+    def part(self, name: str, title: str, what: str) -> Part:
+        """Begin a scenario. Its points are told even if it is cut short."""
+        self.playing = Part(name, title, what, finished=False)
+        return self.playing
 
     def declare(self, queues: Sequence[str]) -> None:
         """Make queues known, as an app that declares them does."""
