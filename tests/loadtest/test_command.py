@@ -230,6 +230,16 @@ def test_a_scenario_that_there_is_not_is_refused() -> None:
     assert "there is no scenario chaos; there are claimers, queues" in done.stderr
 
 
+@pytest.mark.parametrize("url", ["nonsense", "postgresql://me:se@cret@127.0.0.1/none"])
+def test_a_url_that_is_none_is_a_matter_of_configuration(url: str) -> None:
+    for command in (("loadtest", "--yes"), ("list",)):
+        done = rowlock(*command, "--database-url", url)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith("rowlock: the database's URL (ROWLOCK_DATABASE_URL or --data")
+        assert url not in done.stderr
+        assert "cret" not in done.stderr
+
+
 def test_a_database_that_is_not_there_is_told() -> None:
     done = rowlock("loadtest", database="postgresql://nobody:secret@127.0.0.1:1/none")
     assert done.returncode == 5

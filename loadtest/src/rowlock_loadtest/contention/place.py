@@ -29,6 +29,7 @@ from psycopg.sql import SQL, Identifier
 
 from rowlock.embedded import Server
 from rowlock.errors import ConfigurationError, Disconnected
+from rowlock.store.connection import understood
 from rowlock_loadtest.contention import naive, truth
 from rowlock_loadtest.contention.losses import LeftBehind, losses_told
 from rowlock_loadtest.contention.meters import wait_for_clients
@@ -98,6 +99,7 @@ def opened(url: str | None, asking: Asking, *, here: bool = False) -> Iterator[P
                 _migrate(own)
                 yield Place(own, "loadtest", True, "an embedded server")
         return
+    understood(url)
     _ask(url, asking)
     if here:
         with _own_app(url) as place:
