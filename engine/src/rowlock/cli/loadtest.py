@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.status import Status
 
 from rowlock.cli.main import FAILED, INTERRUPTED, exit_code_of
-from rowlock.cli.options import database_options
+from rowlock.cli.options import Number, database_options
 from rowlock.cli.output import complain, console
 from rowlock.errors import Disconnected
 from rowlock_loadtest.contention import report, suite
@@ -45,9 +45,7 @@ class Person(Asking):
     "--only", metavar="NAMES", help=f"Scenarios, with commas between: {', '.join(SCENARIOS)}."
 )
 @click.option("--quick", is_flag=True, help="A short form of each, to see that all works.")
-@click.option(
-    "--seconds", type=click.FloatRange(0.1, 3600), help="How long each point lasts; 3 by default."
-)
+@click.option("--seconds", type=Number(0.1, 3600), help="How long each point lasts; 3 by default.")
 @click.option(
     "--depth",
     type=click.IntRange(1000, 10_000_000),
