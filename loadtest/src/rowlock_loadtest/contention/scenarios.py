@@ -29,6 +29,8 @@ from rowlock_loadtest.contention.verdict import claimers_of, thousands
 QUEUE = "work"
 DRAIN_S = 60.0
 """How long what is left when a load is over may take to end; usually a moment."""
+RATE_SECONDS = 4.0
+"""At least so long is a rate measured: warming up may use up what the first second allows."""
 NO_LIMITS = "this database's Rowlock has no limits (there is no function rowlock.set_limit)"
 
 
@@ -177,7 +179,10 @@ def limited(stage: Stage, label: str, given: dict[str, Any], limit: int | None) 
     stage.fresh([name])
     if given:
         truth.set_limit(stage.connection, stage.app, name, given)
-    filled = stage.size.fill
+    filled, seconds = stage.size.fill, stage.size.seconds
+    if "rate" in given:
+        seconds = max(RATE_SECONDS, seconds)
+        filled = max(filled, round(2 * _a_second(given["rate"]) * seconds))
     truth.fill(stage.connection, stage.app, [name], filled)
     if "partitions" in given:
         truth.deal_to_partitions(stage.connection, stage.app, name, 20)
@@ -187,7 +192,9 @@ def limited(stage: Stage, label: str, given: dict[str, Any], limit: int | None) 
         label,
         [Claimer(stage.app, batch, hold_s=0.005)] * 16,
         accepted=filled,
+        seconds=seconds,
         watch_running=True,
+        halts="rate" in given,
         **given,
     )
     point.limit = limit
@@ -203,9 +210,14 @@ def limited(stage: Stage, label: str, given: dict[str, Any], limit: int | None) 
         )
     if "rate" in given:
         most = truth.most_in_a_second(stage.connection, stage.app, name)
-        allowed = int(given["rate"].partition("/")[0])
+        allowed = _a_second(given["rate"])
         point.checks.append(_within("the rate", "were claimed within one second", most, allowed))
     return point
+
+
+def _a_second(rate: str) -> int:
+    """The number of a rate such as 100/s."""
+    return int(rate.removesuffix("/s"))
 
 
 def _within(what: str, told: str, most: int, allowed: int) -> Check:

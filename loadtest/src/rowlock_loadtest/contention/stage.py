@@ -117,18 +117,22 @@ class Stage:
         phases: tuple[tuple[str, float], ...] = (),
         watched_queues: tuple[str, ...] = (),
         watch_running: bool = False,
+        halts: bool = False,
         during: Callable[[float], None] | None = None,
         after: Callable[[Tally], None] | None = None,
         **parameters: Any,
     ) -> tuple[Point, Tally]:
         """Let the roles act for a while. ``accepted``: runs that are there before.
 
-        ``during`` is called with the moment when the load began; ``after`` when all have left,
-        before the checks.
+        ``halts``: it stands still with runs left, as under a rate, so all of the time counts; else
+        what ran dry is told until its last run. ``during`` is called with the moment when the load
+        began; ``after`` when all have left, before the checks.
         """
         self.tell(label)
         span = Span(seconds or self.size.seconds, phases, watched_queues, warm_s(len(roles)))
         point, tally = self._measured(label, roles, span, "rowlock.task", watch_running, during)
+        if halts:
+            point.per_second *= min(1.0, tally.last_finish_s / span.seconds)
         if after is not None:
             after(tally)
         point.parameters |= parameters
