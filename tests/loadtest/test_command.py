@@ -9,7 +9,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from cli.running import eventually, query, rowlock, rowlock_on_a_terminal, running, start
+from cli.running import (
+    eventually,
+    on_a_terminal,
+    query,
+    rowlock,
+    rowlock_on_a_terminal,
+    running,
+    start,
+)
 from rowlock_loadtest.contention import place
 from rowlock_loadtest.contention.losses import LeftBehind
 
@@ -174,6 +182,17 @@ def test_interrupted_in_its_first_load_it_says_that_there_is_nothing_to_report(
         assert "nothing to report" in command.errors
     assert own_databases(empty_database) == []
     assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_while_its_processes_begin_is_no_traceback(empty_database: str) -> None:
+    args = ("loadtest", "--only", "herd", "--quick")
+    with on_a_terminal(*args, database=empty_database) as terminal:
+        terminal.shows("1 of 1, herd")
+        terminal.type("\x03")
+        assert terminal.end() == 130
+        assert "nothing to report" in terminal.shown()
+        assert "Traceback" not in terminal.shown()
+    assert own_databases(empty_database) == []
 
 
 def test_a_failed_check_is_told_even_if_it_is_interrupted(database: str, tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -57,12 +59,13 @@ class Crew:
     def __init__(self, processes: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._members: list[tuple[SpawnProcess, Connection]] = []
-        for _ in range(processes):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs,), daemon=True)
-            process.start()
-            theirs.close()
-            self._members.append((process, ours))
+        with _deaf_to_interrupts():
+            for _ in range(processes):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=serve, args=(theirs,), daemon=True)
+                process.start()
+                theirs.close()
+                self._members.append((process, ours))
 
     @property
     def size(self) -> int:
@@ -92,6 +95,20 @@ class Crew:
             if process.is_alive():
                 process.kill()
                 process.join()
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """A terminal's Ctrl-C goes to children too, and would end one that is still importing.
+
+    What is blocked here stays blocked in them; we get it when this is left.
+    """
+    resource_tracker.ensure_running()  # which multiprocessing starts first, and then unblocks
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +149,11 @@ def serve(pipe: Connection) -> None:
         try:
             seats = [Seat(load.url, load.span) for _ in load.roles]
         except psycopg.Error as error:
-            pipe.send(f"can't connect: {describe(error)}")
+            with suppress(OSError):  # who asked is gone: the next recv tells
+                pipe.send(f"can't connect: {describe(error)}")
             continue
-        pipe.send("ready")
         try:
+            pipe.send("ready")
             begin = pipe.recv()
         except (EOFError, OSError):
             return
