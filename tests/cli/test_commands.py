@@ -11,10 +11,12 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
 import rowlock as library
 from cli.conftest import StartWorker
 from cli.running import eventually, query, rowlock, rowlock_json, start, status_of
+from rowlock.cli.main import rowlock as commands
 from rowlock.embedded import Server
 from rowlock.embedded.ports import free_port
 from rowlock.store.migrate import LEVEL
@@ -163,6 +165,23 @@ def test_a_wrong_option_is_a_usage_error(args: list[str], said: str) -> None:
     done = rowlock("start", "report", *args, database="postgresql://127.0.0.1:1/x")
     assert done.returncode == 2
     assert said in done.stderr
+
+
+@pytest.mark.parametrize("wrong", ["nan", "inf", "1e400", "9" * 400])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("limit", "q", "--ageing"),
+        ("schedule", "create", "s", "w", "--app", "shop", "--every"),
+        ("schedule", "create", "s", "w", "--app", "shop", "--jitter"),
+        ("schedule", "create", "s", "w", "--app", "shop", "--window"),
+        ("start", "w", "--delay"),
+        ("loadtest", "--seconds"),
+    ],
+)
+def test_what_is_no_length_of_time_is_a_usage_error(args: tuple[str, ...], wrong: str) -> None:
+    done = CliRunner().invoke(commands, [*args, wrong])
+    assert done.exit_code == 2, done.output
 
 
 def test_a_refused_start_says_what_to_do(database: str) -> None:

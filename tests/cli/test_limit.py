@@ -32,6 +32,10 @@ def test_what_is_no_limit_is_refused(database: str) -> None:
     query(database, "select rowlock.show_app('shop', '{default}', '{fulfil}', '{default}')")
     for arguments, said in (
         (("--concurrency", "0"), "from 1 to 1,000,000"),
+        (("--weight", "nan"), "must be from 0.001 to 1000"),
+        (("--ageing", "nan"), "is not a duration"),
+        (("--ageing", "1e400"), "is not a duration"),
+        (("--ageing", "9" * 400), "more than a hundred years"),
         (("--rate", "often"), "write a number, a slash and a period"),
         (("--partition-rate", "1/s"), "needs a queue with partitions"),
         (("--reset", "--concurrency", "1"), "one at a time"),
@@ -39,4 +43,5 @@ def test_what_is_no_limit_is_refused(database: str) -> None:
         done = rowlock("limit", "default", "--app", "shop", *arguments, database=database)
         assert done.returncode != 0
         assert said in done.stderr
+        assert "Traceback" not in done.stderr
     assert rowlock("limit", "nowhere", "--app", "shop", database=database).returncode != 0

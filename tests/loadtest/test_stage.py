@@ -92,6 +92,12 @@ def test_a_limit_that_nobody_keeps_is_found_exceeded(stage: Stage) -> None:
     assert (point.most_running or 0) > 1
 
 
+def test_a_rate_is_measured_over_several_of_its_periods(stage: Stage) -> None:
+    point = limited(stage, "100 a second", {"rate": "100/s"}, None)
+    assert point.ok, point.checks
+    assert 60 <= point.per_second <= 110
+
+
 def test_the_most_at_one_instant_counts_who_ends_as_the_next_begins_as_one(stage: Stage) -> None:
     filled(stage, 4)
     stage.connection.execute(

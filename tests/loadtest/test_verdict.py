@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loadtest.making import BROKEN, histogram, point, sample, sweep
+from loadtest.making import BROKEN, HELD, histogram, point, sample, sweep
 from rowlock_loadtest.contention.results import Part
 from rowlock_loadtest.contention.verdict import cause, remarks, verdict
 
@@ -64,6 +64,17 @@ def test_a_broken_invariant_stands_first_and_is_never_hidden() -> None:
     [first, second, *_] = verdict([part])
     assert first.startswith("FAILED: 1 of 3 checks: nothing is lost.")
     assert second.startswith("This database")
+
+
+def test_of_a_scenario_that_was_cut_short_only_the_checks_are_told() -> None:
+    part = sweep({1: 1000.0, 2: 1010.0}, checks=[HELD, BROKEN])
+    part.finished = False
+    part.remarks = remarks(part)
+    assert part.remarks[0].startswith("FAILED: 1 claimers: nothing is lost")
+    assert part.remarks[-1] == "Cut short after 2 loads: no more is said of these."
+    said = verdict([part])
+    assert said[0].startswith("FAILED: 2 of 4 checks")
+    assert said[1:] == ["Cut short: claimers; what it had measured stands there."]
 
 
 def test_what_was_not_run_is_told() -> None:

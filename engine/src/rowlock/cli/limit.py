@@ -5,14 +5,13 @@ Reads: the client's queues.  Writes: its set_limit, unset_limit and reset_limits
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any, get_args
 
 import click
 
 from rowlock.blocking import BlockingClient
 from rowlock.cli.names import complete
-from rowlock.cli.options import database_options, json_option, settings_of
+from rowlock.cli.options import database_options, duration, json_option, settings_of
 from rowlock.cli.output import print_json
 from rowlock.client.operations import LimitName
 from rowlock.store.controls import QueueRow
@@ -36,7 +35,7 @@ NAMES: tuple[LimitName, ...] = get_args(LimitName)
 @click.option("--partitions", is_flag=True, default=None, help="Its runs wait in partitions.")
 @click.option("--partition-concurrency", type=int, help="Most of one partition at a time.")
 @click.option("--partition-rate", help="Most of one partition that begin in any period.")
-@click.option("--ageing", type=float, help="Seconds of waiting that are worth one priority.")
+@click.option("--ageing", type=duration, help="So much waiting is worth one priority, such as 30s.")
 @click.option("--weight", type=float, help="How often workers look here first; 1 by default.")
 @click.option(
     "--remove", multiple=True, type=click.Choice(NAMES), help="Take this limit away; repeatable."
@@ -66,8 +65,6 @@ def limit_command(
       rowlock limit payments --app shop --reset
     """
     limits = {name: value for name, value in given.items() if value is not None}
-    if "ageing" in limits:
-        limits["ageing"] = timedelta(seconds=limits["ageing"])
     if bool(limits) + bool(remove) + reset > 1:
         raise click.UsageError("Set limits, --remove some, or --reset all: one at a time.")
     changed = False

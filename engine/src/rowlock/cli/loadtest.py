@@ -14,14 +14,23 @@ import click
 from rich.console import Console
 from rich.status import Status
 
-from rowlock.cli.main import FAILED
-from rowlock.cli.options import database_options
-from rowlock.cli.output import console
+from rowlock.cli.main import FAILED, INTERRUPTED, exit_code_of
+from rowlock.cli.options import Number, database_options
+from rowlock.cli.output import complain, console
+from rowlock.errors import Disconnected
 from rowlock_loadtest.contention import report, suite
-from rowlock_loadtest.contention.place import Asking, opened
-from rowlock_loadtest.contention.results import Part
+from rowlock_loadtest.contention.crew import ClientFailed
+from rowlock_loadtest.contention.losses import LeftBehind
+from rowlock_loadtest.contention.place import PREFIX, Asking, Place, opened
+from rowlock_loadtest.contention.results import Part, Suite
 from rowlock_loadtest.contention.scenarios import SCENARIOS
 from rowlock_loadtest.contention.stage import QUICK, Size
+
+INTERRUPTED_EARLY = "rowlock: interrupted while it made ready; what it had made is removed."
+INTERRUPTED_LATE = (
+    "rowlock: interrupted while it cleaned up. Look what is left: a database"
+    f" {PREFIX}… to drop, or, with --here, runs of an app loadtest-…"
+)
 
 
 class Person(Asking):
@@ -36,9 +45,7 @@ class Person(Asking):
     "--only", metavar="NAMES", help=f"Scenarios, with commas between: {', '.join(SCENARIOS)}."
 )
 @click.option("--quick", is_flag=True, help="A short form of each, to see that all works.")
-@click.option(
-    "--seconds", type=click.FloatRange(0.1, 3600), help="How long each point lasts; 3 by default."
-)
+@click.option("--seconds", type=Number(0.1, 3600), help="How long each point lasts; 3 by default.")
 @click.option(
     "--depth",
     type=click.IntRange(1000, 10_000_000),
@@ -74,7 +81,8 @@ def loadtest_command(
 
     On a server of its own, or on the one that --database-url or ROWLOCK_DATABASE_URL names: there
     it makes a database and drops it in the end, also after Ctrl-C. Writes report.html and
-    report.json. The exit code is 1 if anything was lost, doubled, or over a limit.
+    report.json, also of a part if it is interrupted. The exit code is 1 if anything was lost,
+    doubled, or over a limit; else 130 after an interruption, 5 if the connections were lost.
 
     \b
     Example:
@@ -100,18 +108,48 @@ def loadtest_command(
     signal.signal(signal.SIGTERM, _interrupt)
     found = suite.blank()
     screen = console()
+    code: int | None = None
     try:
-        with opened(url, Person(yes), here=here) as place, Progress(screen) as progress:
-            suite.run(place, size, names, tell=progress.tell, told=progress.show, suite=found)
+        with opened(url, Person(yes), here=here) as place:
+            code = _play(place, size, names, found, screen)
+        if code:
+            complain("What the load test had made is removed.")
+    except KeyboardInterrupt:
+        complain(INTERRUPTED_EARLY if code is None else INTERRUPTED_LATE)
+        code = code or INTERRUPTED
+    except LeftBehind as error:
+        complain(f"rowlock: {error}")
+        code = code or exit_code_of(error)
     finally:
         if found.parts:
             page, data = report.write(found, folder)
             screen.print(f"\n{page}\n{data}", soft_wrap=True)
             if pictures is not None:
                 report.write_pictures(found, pictures)
-    for line in found.verdict:
-        screen.print(line, style="bold" if found.ok else "bold red", soft_wrap=True)
-    return 0 if found.ok else FAILED
+        for line in found.verdict:
+            screen.print(line, style="bold" if found.ok else "bold red", soft_wrap=True)
+    if code and not found.parts:
+        complain("There is nothing to report: no load was over.")
+    return code if found.ok else FAILED
+
+
+def _play(place: Place, size: Size, names: list[str], found: Suite, screen: Console) -> int:
+    """Run the suite; gives the exit code. What ends it early is told before the cleaning up."""
+    try:
+        with Progress(screen) as progress:
+            suite.run(place, size, names, tell=progress.tell, told=progress.show, suite=found)
+    except KeyboardInterrupt:
+        complain("rowlock: interrupted. Cleaning up…")
+        return INTERRUPTED
+    except Disconnected as error:
+        found.stopped = "This run ended early: it lost its connections to the database."
+        complain(f"rowlock: {error}")
+        return exit_code_of(error)
+    except ClientFailed as error:
+        found.stopped = "This run ended early: a client met an error that is no part of a load."
+        complain(f"rowlock: {error}")
+        return exit_code_of(error)
+    return 0
 
 
 def _interrupt(_: int, __: FrameType | None) -> None:
@@ -139,7 +177,8 @@ class Progress:
             self._status.update(what)
 
     def show(self, part: Part) -> None:
-        self._screen.print(f"\n{part.title}", style="bold")
+        short = "" if part.finished else " (cut short)"
+        self._screen.print(f"\n{part.title}{short}", style="bold")
         for point in part.points:
             style = None if point.ok else "red"
             self._screen.print(f"  {report.summary(point)}", style=style, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -32,6 +33,16 @@ def duration(text: str) -> timedelta:
     if seconds > _MOST_S:
         raise click.BadParameter(f"{text!r} is more than a hundred years.")
     return timedelta(seconds=seconds)
+
+
+class Number(click.FloatRange):
+    """A number within a range; what is not a number is in none, though click lets it pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return found
 
 
 def moment(text: str) -> datetime:

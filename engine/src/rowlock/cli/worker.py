@@ -14,7 +14,7 @@ import click
 
 from rowlock.cli import loading
 from rowlock.cli.health import health_server
-from rowlock.cli.options import database_options, log_options, settings_of
+from rowlock.cli.options import Number, database_options, log_options, settings_of
 from rowlock.runtime.supervisor import Fleet, Supervisor
 from rowlock.settings import Settings
 from rowlock.telemetry import logs
@@ -65,7 +65,7 @@ def fleet_of(
 @click.option(
     "--grace",
     "grace_s",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=30.0,
     show_default=True,
     metavar="SECONDS",

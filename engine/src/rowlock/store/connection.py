@@ -44,6 +44,7 @@ __all__ = [
     "refusal",
     "translated",
     "tuple_row",
+    "understood",
 ]
 
 
@@ -70,14 +71,7 @@ def conninfo(settings: Settings, purpose: str) -> str:
     A dead peer must become an error in seconds, not in the two hours of TCP's defaults:
     keepalives, and tcp_user_timeout for data that nobody acknowledges.
     """
-    try:
-        given = conninfo_to_dict(settings.require_database_url())
-    except (psycopg.ProgrammingError, UnicodeEncodeError):
-        raise ConfigurationError(
-            "ROWLOCK_DATABASE_URL is not a connection string that libpq understands; it should "
-            "look like postgresql://user@host:5432/name"
-        ) from None
-    _refuse_unescaped_password(given)
+    given = understood(settings.require_database_url())
     lease_ms = int(settings.lease_seconds * 1000)
     defaults: dict[str, Any] = {
         "application_name": f"rowlock {purpose}",
@@ -97,6 +91,22 @@ def conninfo(settings: Settings, purpose: str) -> str:
     return make_conninfo("", **merged)
 
 
+def understood(url: str) -> dict[str, Any]:
+    """What a connection string says; ConfigurationError if it can't be one.
+
+    Neither the string nor a part of it is in the error: it may hold a password.
+    """
+    try:
+        given = conninfo_to_dict(url)
+    except (psycopg.ProgrammingError, UnicodeEncodeError):
+        raise ConfigurationError(
+            "the database's URL (ROWLOCK_DATABASE_URL or --database-url) is not a connection "
+            "string that libpq understands; it should look like postgresql://user@host:5432/name"
+        ) from None
+    _refuse_unescaped_password(given)
+    return given
+
+
 def _refuse_unescaped_password(given: Mapping[str, Any]) -> None:
     """An @, / or : in a password that is not escaped makes a host or port of its rest.
 
@@ -106,8 +116,9 @@ def _refuse_unescaped_password(given: Mapping[str, Any]) -> None:
     ports = str(given.get("port") or "").split(",")
     if any("@" in host[1:] for host in hosts) or any(p and not p.isdigit() for p in ports):
         raise ConfigurationError(
-            "ROWLOCK_DATABASE_URL has a host or port that can't be one. If the user's name or "
-            "password has special characters, percent-encode them: @ is %40, : is %3A, / is %2F"
+            "the database's URL (ROWLOCK_DATABASE_URL or --database-url) has a host or port that "
+            "can't be one. If the user's name or password has special characters, "
+            "percent-encode them: @ is %40, : is %3A, / is %2F"
         )
 
 

@@ -12,14 +12,19 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
 import psycopg
 
+from rowlock.errors import RowlockError
+from rowlock.store.connection import describe
+from rowlock_loadtest.contention.losses import Lost, is_loss
 from rowlock_loadtest.contention.roles import Role
 from rowlock_loadtest.contention.seat import Seat, Span, Tally
 
@@ -27,8 +32,16 @@ SETTLE_S = 0.02
 """From when all are ready to the begin that all keep to."""
 
 
-class ClientFailed(Exception):
+class ClientFailed(RowlockError):
     """A client met an error that is no part of the load."""
+
+    def __init__(self, said: str) -> None:
+        self.said = said
+        super().__init__(
+            f"a client of the load met an error that is no part of it: {said}. The load that was"
+            " under way tells nothing. If PostgreSQL's log does not say what to change, it is an"
+            " error of Rowlock's: please report it."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +59,13 @@ class Crew:
     def __init__(self, processes: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._members: list[tuple[SpawnProcess, Connection]] = []
-        for _ in range(processes):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs,), daemon=True)
-            process.start()
-            theirs.close()
-            self._members.append((process, ours))
+        with _deaf_to_interrupts():
+            for _ in range(processes):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=serve, args=(theirs,), daemon=True)
+                process.start()
+                theirs.close()
+                self._members.append((process, ours))
 
     @property
     def size(self) -> int:
@@ -68,7 +82,7 @@ class Crew:
         for pipe in busy:
             said = _heard(pipe)
             if said != "ready":
-                raise ClientFailed(said)
+                raise Lost(said)
         at = time.monotonic() + SETTLE_S + span.warm_s
         for pipe in busy:
             pipe.send(at)
@@ -83,6 +97,20 @@ class Crew:
                 process.join()
 
 
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """A terminal's Ctrl-C goes to children too, and would end one that is still importing.
+
+    What is blocked here stays blocked in them; we get it when this is left.
+    """
+    resource_tracker.ensure_running()  # which multiprocessing starts first, and then unblocks
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @dataclass(frozen=True, slots=True)
 class Running:
     """A load that has begun at ``at``, on the clock that all processes of a machine share."""
@@ -91,10 +119,12 @@ class Running:
     at: float
 
     def result(self) -> Tally:
-        """Wait for its end. Raises ClientFailed with what a client said last."""
+        """Wait for its end. Raises Lost or ClientFailed with what clients said last."""
         whole = Tally()
         for pipe in self.pipes:
             whole.add(_heard(pipe))
+        if whole.losses:
+            raise Lost("; ".join(sorted(set(whole.losses))[:5]))
         if whole.errors:
             raise ClientFailed("; ".join(sorted(set(whole.errors))[:5]))
         return whole
@@ -119,10 +149,11 @@ def serve(pipe: Connection) -> None:
         try:
             seats = [Seat(load.url, load.span) for _ in load.roles]
         except psycopg.Error as error:
-            pipe.send(f"can't connect: {error}")
+            with suppress(OSError):  # who asked is gone: the next recv tells
+                pipe.send(f"can't connect: {describe(error)}")
             continue
-        pipe.send("ready")
         try:
+            pipe.send("ready")
             begin = pipe.recv()
         except (EOFError, OSError):
             return
@@ -160,4 +191,7 @@ def _play(role: Role, seat: Seat) -> None:
     try:
         role.run(seat)
     except Exception as error:
-        seat.tally.errors.append(f"{type(role).__name__}: {error!r}")
+        if isinstance(error, psycopg.Error) and is_loss(error):
+            seat.tally.losses.append(describe(error))
+        else:
+            seat.tally.errors.append(f"{type(role).__name__}: {error!r}")

@@ -15,6 +15,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,7 +29,9 @@ from psycopg.sql import SQL, Identifier
 
 from rowlock.embedded import Server
 from rowlock.errors import ConfigurationError, Disconnected
+from rowlock.store.connection import understood
 from rowlock_loadtest.contention import naive, truth
+from rowlock_loadtest.contention.losses import LeftBehind, losses_told
 from rowlock_loadtest.contention.meters import wait_for_clients
 
 SERVER_SETTINGS = {
@@ -38,6 +41,12 @@ SERVER_SETTINGS = {
     "max_connections": "200",
 }
 """Of the embedded server: what a small one is given. Durability is as by default."""
+
+PREFIX = "rowlock_loadtest_"
+"""Of the names of databases of our own."""
+COMES_BACK_S = 15.0
+"""So long a server that was restarted, or failed over, may take until we clean up."""
+ASK_AGAIN_S = 0.5
 
 TOLD = [
     "autovacuum_naptime",
@@ -85,18 +94,18 @@ def opened(url: str | None, asking: Asking, *, here: bool = False) -> Iterator[P
     if url is None:
         with tempfile.TemporaryDirectory(prefix="rowlock-loadtest-") as folder:
             Path(folder).chmod(0o711)  # the server may run as another user
-            with (
-                Server(Path(folder) / "data", settings=SERVER_SETTINGS) as server,
-                _own_database(server.url("postgres"), "an embedded server") as place,
-            ):
-                yield place
+            with Server(Path(folder) / "data", settings=SERVER_SETTINGS) as server:
+                own = make_conninfo(server.url("postgres"), dbname=_create(server.url("postgres")))
+                _migrate(own)
+                yield Place(own, "loadtest", True, "an embedded server")
         return
+    understood(url)
     _ask(url, asking)
     if here:
         with _own_app(url) as place:
             yield place
     else:
-        with _own_database(url, "a database of its own on the named server") as place:
+        with _own_database(url) as place:
             yield place
 
 
@@ -115,8 +124,19 @@ def _ask(url: str, asking: Asking) -> None:
 
 
 @contextmanager
-def _own_database(url: str, what: str) -> Iterator[Place]:
-    name = f"rowlock_loadtest_{uuid4().hex[:12]}"
+def _own_database(url: str) -> Iterator[Place]:
+    name = _create(url)
+    try:
+        own = make_conninfo(url, dbname=name)
+        _migrate(own)
+        yield Place(own, "loadtest", True, "a database of its own on the named server")
+    finally:
+        _drop(url, name)
+
+
+def _create(url: str) -> str:
+    """Make an empty database; gives its name."""
+    name = f"{PREFIX}{uuid4().hex[:12]}"
     with _connected(url) as admin:
         try:
             admin.execute(
@@ -129,14 +149,21 @@ def _own_database(url: str, what: str) -> Iterator[Place]:
                 "this role may not create databases. Let it (alter role … createdb), or say --here:"
                 " the suite then works in the named database, as an app of its own"
             ) from None
+    return name
+
+
+def _drop(url: str, name: str) -> None:
+    """On another connection: the first was idle for long, and a proxy may have closed it."""
+    drop = SQL("drop database if exists {} with (force)").format(Identifier(name))
     try:
-        own = make_conninfo(url, dbname=name)
-        _migrate(own)
-        yield Place(own, "loadtest", True, what)
-    finally:
-        # Another connection: this one may have been idle for long, and a proxy has closed it.
-        with _connected(url) as admin:
-            admin.execute(SQL("drop database if exists {} with (force)").format(Identifier(name)))
+        with losses_told(), _connected(url, patience_s=COMES_BACK_S) as admin:
+            admin.execute(drop)
+    except Disconnected as error:
+        raise LeftBehind(
+            f"the database {name}",
+            str(error).rstrip("."),
+            f'When the server is back: drop database if exists "{name}" with (force).',
+        ) from None
 
 
 def _migrate(url: str) -> None:
@@ -170,17 +197,35 @@ def _own_app(url: str) -> Iterator[Place]:
     try:
         yield Place(url, app, False, "an app of its own in the named database")
     finally:
-        with _connected(url) as connection:
+        _forget(url, app)
+
+
+def _forget(url: str, app: str) -> None:
+    try:
+        with losses_told(), _connected(url, patience_s=COMES_BACK_S) as connection:
             wait_for_clients(connection)  # what they still write would be left behind
             naive.drop(connection)
             truth.forget(connection, app)
+    except Disconnected as error:
+        raise LeftBehind(
+            f"what belongs to the app {app} in the named database",
+            str(error).rstrip("."),
+            f"No worker takes it. When the server is back, `rowlock list --app {app}` shows its"
+            " runs; `rowlock cancel` and `rowlock delete` remove them.",
+        ) from None
 
 
-def _connected(url: str) -> psycopg.Connection[Any]:
-    try:
-        return psycopg.connect(url, autocommit=True, application_name="rowlock loadtest")
-    except psycopg.OperationalError as error:
-        raise Disconnected(f"can't reach the database: {str(error).strip()}") from None
+def _connected(url: str, *, patience_s: float = 0.0) -> psycopg.Connection[Any]:
+    """``patience_s``: how long a server that can't be reached is asked again."""
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            return psycopg.connect(url, autocommit=True, application_name="rowlock loadtest")
+        except psycopg.OperationalError as error:
+            if time.monotonic() >= until:
+                said = str(error).strip()
+                raise Disconnected(f"can't reach the database: {said}") from None
+        time.sleep(ASK_AGAIN_S)
 
 
 def environment(place: Place) -> tuple[dict[str, str], dict[str, str]]:

@@ -30,7 +30,7 @@ LATENCIES = ("claim", "journal", "queue wait", "start")
 def html(suite: Suite) -> str:
     """The whole page."""
     state = "" if suite.ok else " bad"
-    unfinished = "" if suite.finished else "<p class='bad-text'>This run was interrupted.</p>"
+    unfinished = "" if suite.finished else f"<p class='bad-text'>{escape(suite.stopped)}</p>"
     nav = "".join(f"<a href='#{part.name}'>{escape(part.name)}</a>" for part in suite.parts)
     said = "".join(f"<p>{escape(line)}</p>" for line in suite.verdict)
     parts = "".join(map(_part, suite.parts))
@@ -71,11 +71,12 @@ def _part(part: Part) -> str:
     figures = "".join(f"<figure>{svg}</figure>" for svg in pictures(part).values())
     said = "".join(_said(line) for line in part.remarks)
     skipped = "".join(f"<p class='quiet-text'>Not run: {escape(why)}.</p>" for why in part.skipped)
+    short = "" if part.finished else "<p class='bad-text'>This scenario was cut short.</p>"
     tables = f"{_figures(part.points)}{_checks(part.points)}" if part.points else ""
     return (
         f"<h2 id='{part.name}'>{escape(part.title)}</h2><p"
         f" class='quiet-text'>{escape(part.what)}</p>"
-        f"{skipped}<ul>{said}</ul>{figures}{tables}"
+        f"{short}{skipped}<ul>{said}</ul>{figures}{tables}"
     )
 
 

@@ -118,6 +118,8 @@ class Part:
     """What of it could not be run here, and why."""
     remarks: list[str] = field(default_factory=list)
     """What the figures say, in plain words (verdict.py)."""
+    finished: bool = True
+    """False: it was cut short, and has the points that it had come to."""
 
     @property
     def ok(self) -> bool:
@@ -128,6 +130,7 @@ class Part:
             "name": self.name,
             "title": self.title,
             "what": self.what,
+            "finished": self.finished,
             "skipped": self.skipped,
             "remarks": self.remarks,
             "points": [point.facts() for point in self.points],
@@ -145,6 +148,8 @@ class Suite:
     parts: list[Part] = field(default_factory=list)
     verdict: list[str] = field(default_factory=list)
     finished: bool = False
+    stopped: str = "This run was interrupted."
+    """Why, if it is not finished. No address stands in it."""
 
     @property
     def ok(self) -> bool:
@@ -154,6 +159,7 @@ class Suite:
         return {
             "began_at": self.began_at,
             "finished": self.finished,
+            "stopped": None if self.finished else self.stopped,
             "ok": self.ok,
             "verdict": self.verdict,
             "environment": self.environment,

@@ -29,11 +29,13 @@ from rowlock_loadtest.contention.verdict import claimers_of, thousands
 QUEUE = "work"
 DRAIN_S = 60.0
 """How long what is left when a load is over may take to end; usually a moment."""
+RATE_SECONDS = 4.0
+"""At least so long is a rate measured: warming up may use up what the first second allows."""
 NO_LIMITS = "this database's Rowlock has no limits (there is no function rowlock.set_limit)"
 
 
 def claimers(stage: Stage) -> Part:
-    part = Part(
+    part = stage.part(
         "claimers",
         "More and more claimers on one queue",
         "Each claims a batch, ends it in one journal call, and claims again, as fast as it can:"
@@ -50,7 +52,8 @@ def claimers(stage: Stage) -> Part:
     alone = max(
         p.per_second for p in part.points if p.parameters["batch"] == min(stage.size.batches)
     )
-    part.points += [_paced(stage, round(share * alone)) for share in (0.25, 0.5, 0.75)]
+    for share in (0.25, 0.5, 0.75):
+        part.points.append(_paced(stage, round(share * alone)))
     return part
 
 
@@ -90,7 +93,7 @@ def _paced(stage: Stage, rate: int) -> Point:
 
 
 def queues(stage: Stage) -> Part:
-    part = Part(
+    part = stage.part(
         "queues",
         "The same work over many queues",
         "8 claimers, batches of 10, that serve all queues of the app: so many ready queues, with"
@@ -144,7 +147,7 @@ def queues(stage: Stage) -> Part:
 
 
 def limits(stage: Stage) -> Part:
-    part = Part(
+    part = stage.part(
         "limits",
         "Limits: loose, binding, one, partitions, several at once, a rate",
         "16 claimers that hold each run for 5 ms. The highest number that ran at one instant is"
@@ -176,7 +179,10 @@ def limited(stage: Stage, label: str, given: dict[str, Any], limit: int | None) 
     stage.fresh([name])
     if given:
         truth.set_limit(stage.connection, stage.app, name, given)
-    filled = stage.size.fill
+    filled, seconds = stage.size.fill, stage.size.seconds
+    if "rate" in given:
+        seconds = max(RATE_SECONDS, seconds)
+        filled = max(filled, round(2 * _a_second(given["rate"]) * seconds))
     truth.fill(stage.connection, stage.app, [name], filled)
     if "partitions" in given:
         truth.deal_to_partitions(stage.connection, stage.app, name, 20)
@@ -186,7 +192,9 @@ def limited(stage: Stage, label: str, given: dict[str, Any], limit: int | None) 
         label,
         [Claimer(stage.app, batch, hold_s=0.005)] * 16,
         accepted=filled,
+        seconds=seconds,
         watch_running=True,
+        halts="rate" in given,
         **given,
     )
     point.limit = limit
@@ -202,9 +210,14 @@ def limited(stage: Stage, label: str, given: dict[str, Any], limit: int | None) 
         )
     if "rate" in given:
         most = truth.most_in_a_second(stage.connection, stage.app, name)
-        allowed = int(given["rate"].partition("/")[0])
+        allowed = _a_second(given["rate"])
         point.checks.append(_within("the rate", "were claimed within one second", most, allowed))
     return point
+
+
+def _a_second(rate: str) -> int:
+    """The number of a rate such as 100/s."""
+    return int(rate.removesuffix("/s"))
 
 
 def _within(what: str, told: str, most: int, allowed: int) -> Check:
@@ -214,7 +227,7 @@ def _within(what: str, told: str, most: int, allowed: int) -> Check:
 
 
 def pinned(stage: Stage) -> Part:
-    part = Part(
+    part = stage.part(
         "pinned",
         "A transaction that stays open",
         "8 claimers, batches of 10. After a while a stranger's transaction pins xmin: what is"
@@ -264,7 +277,7 @@ def _vacuum(stage: Stage, until: float) -> None:
 
 
 def herd(stage: Stage) -> Part:
-    part = Part(
+    part = stage.part(
         "herd",
         "A herd of idle workers",
         "Idle workers on an empty queue, each looking once a second and listening. First nothing"
@@ -317,7 +330,7 @@ def _left(stage: Stage) -> dict[str, int]:
 
 
 def backlog(stage: Stage) -> Part:
-    part = Part(
+    part = stage.part(
         "backlog",
         "A deep backlog",
         "4 claimers, batches of 10, at the head of a short queue; of a deep one; beside as many"
@@ -363,7 +376,7 @@ def backlog(stage: Stage) -> Part:
 
 
 def racing(stage: Stage) -> Part:
-    part = Part(
+    part = stage.part(
         "racing",
         "Everything at once on the same runs",
         "Claimers that end runs, claimers that vanish for longer than their lease and then end"
@@ -415,7 +428,7 @@ def _ended(stage: Stage) -> tuple[int, int]:
 
 
 def tenants(stage: Stage) -> Part:
-    part = Part(
+    part = stage.part(
         "tenants",
         "A noisy tenant",
         "8 tenants, each with a queue of its own, served by the same 8 claimers; one has started 20"
@@ -459,7 +472,7 @@ def tenants(stage: Stage) -> Part:
 
 
 def ways(stage: Stage) -> Part:
-    part = Part(
+    part = stage.part(
         "ways",
         "The naive ways, beside Rowlock's",
         "Batches of 10 from one queue. "

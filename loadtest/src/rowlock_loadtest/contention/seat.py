@@ -43,6 +43,8 @@ class Tally:
     runs: set[str] = field(default_factory=set)
     """What `start` gave."""
     errors: list[str] = field(default_factory=list)
+    losses: list[str] = field(default_factory=list)
+    """What connections said last that the server or the network has ended."""
     cpu_s: float = 0.0
     last_finish_s: float = 0.0
 
@@ -58,6 +60,7 @@ class Tally:
         self.finishes += other.finishes
         self.runs |= other.runs
         self.errors += other.errors
+        self.losses += other.losses
         self.cpu_s += other.cpu_s
         self.last_finish_s = max(self.last_finish_s, other.last_finish_s)
 

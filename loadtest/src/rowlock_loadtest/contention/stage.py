@@ -24,7 +24,7 @@ from rowlock_loadtest.contention.meters import (
     own_share,
 )
 from rowlock_loadtest.contention.place import Place
-from rowlock_loadtest.contention.results import Check, Point
+from rowlock_loadtest.contention.results import Check, Part, Point
 from rowlock_loadtest.contention.roles import Role
 from rowlock_loadtest.contention.seat import BIN_S, Span, Tally
 
@@ -74,6 +74,8 @@ class Stage:
     meters: Meters = field(init=False)
     limits: frozenset[str] = field(init=False)
     """The arguments of rowlock.set_limit; empty: there is none."""
+    playing: Part | None = None
+    """The scenario that is under way, with the points it has so far."""
 
     def __post_init__(self) -> None:
         self.meters = Meters(self.connection)
@@ -82,6 +84,11 @@ class Stage:
     @property
     def app(self) -> str:
         return self.place.app
+
+    def part(self, name: str, title: str, what: str) -> Part:
+        """Begin a scenario. Its points are told even if it is cut short."""
+        self.playing = Part(name, title, what, finished=False)
+        return self.playing
 
     def declare(self, queues: Sequence[str]) -> None:
         """Make queues known, as an app that declares them does."""
@@ -110,18 +117,22 @@ class Stage:
         phases: tuple[tuple[str, float], ...] = (),
         watched_queues: tuple[str, ...] = (),
         watch_running: bool = False,
+        halts: bool = False,
         during: Callable[[float], None] | None = None,
         after: Callable[[Tally], None] | None = None,
         **parameters: Any,
     ) -> tuple[Point, Tally]:
         """Let the roles act for a while. ``accepted``: runs that are there before.
 
-        ``during`` is called with the moment when the load began; ``after`` when all have left,
-        before the checks.
+        ``halts``: it stands still with runs left, as under a rate, so all of the time counts; else
+        what ran dry is told until its last run. ``during`` is called with the moment when the load
+        began; ``after`` when all have left, before the checks.
         """
         self.tell(label)
         span = Span(seconds or self.size.seconds, phases, watched_queues, warm_s(len(roles)))
         point, tally = self._measured(label, roles, span, "rowlock.task", watch_running, during)
+        if halts:
+            point.per_second *= min(1.0, tally.last_finish_s / span.seconds)
         if after is not None:
             after(tally)
         point.parameters |= parameters

@@ -15,6 +15,7 @@ import psycopg
 
 from rowlock_loadtest.contention import verdict
 from rowlock_loadtest.contention.crew import Crew
+from rowlock_loadtest.contention.losses import losses_told
 from rowlock_loadtest.contention.place import Place, environment
 from rowlock_loadtest.contention.results import Part, Suite
 from rowlock_loadtest.contention.scenarios import SCENARIOS
@@ -46,21 +47,31 @@ def run(
 ) -> Suite:
     """Play these scenarios. What was played before an interruption stands in ``suite``.
 
-    ``tell`` hears what is about to be done, ``told`` is given each scenario when it is over.
+    ``tell`` hears what is about to be done, ``told`` is given each scenario when it is over, or
+    what there is of it when it is cut short. Raises Lost when connections end in the middle.
     """
     suite = suite or blank()
     suite.environment, suite.settings = environment(place)
     suite.options = asdict(size) | {"scenarios": ", ".join(names)}
-    with stage_at(place, size, tell) as stage:
+    with losses_told(), stage_at(place, size, tell) as stage:
         for n, name in enumerate(names, 1):
             stage.tell = _labelled(tell, f"{n} of {len(names)}, {name}")
-            part = SCENARIOS[name](stage)
-            part.remarks = verdict.remarks(part)
-            suite.parts.append(part)
-            suite.verdict = verdict.verdict(suite.parts)
-            told(part)
+            stage.playing = None
+            try:
+                SCENARIOS[name](stage).finished = True
+            finally:
+                if part := _worth_telling(stage.playing):
+                    part.remarks = verdict.remarks(part)
+                    suite.parts.append(part)
+                    suite.verdict = verdict.verdict(suite.parts)
+                    told(part)
     suite.finished = True
     return suite
+
+
+def _worth_telling(part: Part | None) -> Part | None:
+    """A scenario that was cut short is told of if it has measured anything."""
+    return part if part is not None and (part.finished or part.points) else None
 
 
 def _labelled(tell: Callable[[str], None], where: str) -> Callable[[str], None]:

@@ -38,6 +38,10 @@ def claimers_of(number: int) -> str:
     return f"{number} claimer" if number == 1 else f"{number} claimers"
 
 
+def loads_of(number: int) -> str:
+    return f"{number} load" if number == 1 else f"{number} loads"
+
+
 def times(value: float) -> str:
     return f"{value:.1f} times" if value < 10 else f"{value:,.0f} times"
 
@@ -85,6 +89,9 @@ def remarks(part: Part) -> list[str]:
         for check in point.checks
         if not check.ok
     ]
+    if not part.finished:
+        # Its sentences compare points, and some are missing.
+        return [*failed, f"Cut short after {loads_of(len(part.points))}: no more is said of these."]
     return failed + SAYERS[part.name](part)
 
 
@@ -103,18 +110,19 @@ def verdict(parts: Sequence[Part]) -> list[str]:
     elif checks:
         said.append(
             f"Nothing was lost, doubled or over a limit: all {len(checks)} checks of"
-            f" {len(points)} loads"
-            " held."
+            f" {loads_of(len(points))} held."
         )
     for name in ("claimers", "limits", "pinned", "ways"):
         for part in parts:
-            if part.name == name:
+            if part.name == name and part.finished:
                 said += [one for one in part.remarks if not one.startswith("FAILED")][:1]
     late = [part for part in parts if part.skipped]
     if late:
         said.append(
             f"Not run in full: {', '.join(part.name for part in late)}; the reason stands there."
         )
+    if short := [part.name for part in parts if not part.finished]:
+        said.append(f"Cut short: {', '.join(short)}; what it had measured stands there.")
     return said
 
 
