@@ -37,6 +37,16 @@ GRACES_S = (0.0, 0.01, 0.1, 0.4)
 IN_MEMORY_S = (0.002, 0.02, 1.0)
 """Of a worker for good: a timer that was begun in memory must be waited for there."""
 
+AT_WORK = """
+select count(*) from pg_stat_activity
+ where datname = current_database() and application_name like 'rowlock %' and state <> 'idle'"""
+"""Statements under way. Asked before what is undone: the start of a child with a key goes on for a
+moment when its run has given it up and ended (a `within` that is late)."""
+
+UNDONE = """
+select (select count(*) from rowlock.task where state <> 'blocked')
+     + (select count(*) from rowlock.cancel_request) + (select count(*) from rowlock.wake)"""
+
 
 class World:
     """Starts programs, disturbs them, waits for their end."""
@@ -166,11 +176,7 @@ class World:
         began = time.monotonic()
         try:
             async with asyncio.timeout(DEADLINE_S):
-                while self.sql.one(
-                    "select (select count(*) from rowlock.task where state <> 'blocked')"
-                    " + (select count(*) from rowlock.cancel_request)"
-                    " + (select count(*) from rowlock.wake)"
-                ):
+                while self.sql.one(AT_WORK) or self.sql.one(UNDONE):
                     await asyncio.sleep(0.02)
             took_s = time.monotonic() - began
             if took_s > SLOW_S:
