@@ -219,7 +219,7 @@ class Stage:
 
 def warm_s(connections: int) -> float:
     """All sessions plan their statements at once, on as few CPUs as there are."""
-    return 0.2 + 0.025 * connections
+    return 0.2 + 0.05 * connections
 
 
 def _no_conflicts(point: Point) -> Check:
