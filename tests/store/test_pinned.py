@@ -16,8 +16,8 @@ from rowlock.embedded import Server
 from rowlock.store.entries import Entry, Heir, parameters
 from rowlock.store.statements import CLAIM, JOURNAL, Claimed
 from store.costs import cost_of
-from store.pinning import due, end_many, not_due, of_places, pinned, told, told_of
-from store.races.sessions import APP, Connections, Worker, World, finish
+from store.pinning import due, end_many, from_before, not_due, of_places, pinned, told, told_of
+from store.races.sessions import APP, Connections, Worker, World, finish, release
 
 DEAD = 20_000
 LIVE = 500
@@ -197,7 +197,9 @@ def test_the_bound_of_a_count_is_moved_by_who_walks_far(world: World) -> None:
         assert world.anybody.ask(OLDEST) is not None
 
 
-@pytest.mark.parametrize("limit", [{"concurrency": 1000}, {"worker_concurrency": 1000}])
+@pytest.mark.parametrize(
+    "limit", [{"concurrency": 1000}, {"worker_concurrency": 1000}, {"rate": "1000000/s"}]
+)
 def test_claims_of_a_limited_queue_go_on_behind_what_was_taken(
     stranded: Stranded, limit: dict[str, int]
 ) -> None:
@@ -209,6 +211,26 @@ def test_claims_of_a_limited_queue_go_on_behind_what_was_taken(
         assert stranded.looks(7) == []
 
 
+def test_a_rate_that_lets_few_go_first_hides_none_of_the_others(world: World) -> None:
+    """A run that has begun may go, whatever the rate says; those before it are found later."""
+    world.anybody.limit(rate="1000/d")
+    worker = world.worker()
+    world.anybody.start("invoice")
+    [begun] = worker.claim(1)
+    assert worker.write(release(begun)) == ["written"]
+    world.anybody.start_many(*[{"workflow": "fulfil"}] * 5)
+    world.anybody.run(
+        "update rowlock.task set due_at = due_at - case when started_at is null"
+        " then interval '2 hours' else interval '1 hour' end"
+    )
+    world.anybody.limit(rate="3/d")
+    found = worker.claim(10, memory=from_before())
+    assert sorted(one.workflow for one in found) == ["fulfil", "fulfil", "invoice"]
+    world.anybody.limit(rate="6/d")
+    found = worker.claim(10, memory=worker.next.memory)
+    assert [one.workflow for one in found] == ["fulfil"] * 3
+
+
 def test_nothing_is_remembered_where_nothing_is_in_the_way(world: World) -> None:
     world.anybody.run("vacuum rowlock.task")  # of what other tests left
     world.anybody.start_many(*[{"workflow": "fulfil"}] * 1500)
@@ -217,6 +239,18 @@ def test_nothing_is_remembered_where_nothing_is_in_the_way(world: World) -> None
         assert worker.next.memory is None
         assert set(worker.write(*(finish(one) for one in claimed))) == {"written"}
     assert worker.next.memory is None
+
+
+def test_what_no_vacuum_has_removed_yet_is_passed_by_too(world: World) -> None:
+    """Between two vacuums: its entries are marked as dead, but all their pages are read."""
+    world.anybody.run("alter table rowlock.task set (autovacuum_enabled = false)")
+    end_many(world, DEAD)
+    worker = ready(world)
+    worker.claim(10)
+    worker.claim(10, memory=worker.next.memory)
+    bounded = cost(worker, not_due(worker.next.memory), 10, None)
+    fully = cost(worker, due(worker.next.memory), 10, None)
+    assert fully > bounded + 2 * DEAD / 200, (fully, bounded)
 
 
 def test_the_memory_is_gone_with_what_was_in_the_way(world: World) -> None:

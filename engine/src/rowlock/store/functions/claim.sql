@@ -155,6 +155,8 @@ declare
     a_batch   constant integer := 32;    -- queues that one claim serves, when there are more
     most_idle constant integer := 1024;  -- queues that it looks at when none gives anything
     a_walk    constant integer := 2000;  -- entries of the index that it may walk past for nothing
+    a_read    constant integer := 100;   -- pages of it that it may read, and for each queue and version it looks at
+    a_probe   constant integer := 32;
     a_large   constant integer := 32;    -- runs: who asks for so many wants a turn
     v_wanted  integer := p_want;
     v_from    text := coalesce(p_after, '');
@@ -165,6 +167,7 @@ declare
     v_fits    text[];
     v_got     integer;
     v_is_all  boolean;
+    v_heads   integer;
     v_limited boolean;
     v_parted  boolean;
     v_alone   boolean;
@@ -177,6 +180,7 @@ declare
     v_after   text;
     v_began   timestamptz := clock_timestamp();
     v_walked  bigint := pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass);
+    v_read    bigint := pg_stat_get_xact_blocks_fetched('rowlock.task_ready'::regclass);
     v_bounded boolean := false;  -- whether this look is no full one
     v_behind  jsonb;             -- what is remembered, if anything is: see behind.sql
     v_bounds  jsonb;
@@ -244,7 +248,7 @@ begin
                         else rowlock.is_parted(p_app, v_queue, v_fits) end
               into v_limited, v_plain, v_parted
               from rowlock.queue as q
-             cross join lateral (select q.rate is null and q.ageing is null and not q.partitions as is_plain) as p
+             cross join lateral (select q.ageing is null and not q.partitions as is_plain) as p
              where q.app = p_app and q.name = v_queue;
             v_alone := v_limited or v_parted;
             if v_behind is not null then
@@ -291,8 +295,8 @@ begin
 
             v_least := case when v_alone then v_gate.oldest end;
             if v_alone then
-                select x.ids, x.at, x.again_in, x.is_all
-                  into v_ids, v_at, v_soon, v_is_all
+                select x.ids, x.heads, x.at, x.again_in, x.is_all
+                  into v_ids, v_heads, v_at, v_soon, v_is_all
                   from rowlock.pick_limited(p_app, v_queue, v_parted, v_gate, v_fits, p_worker,
                                              v_paused_workflows, p_want, v_look) as x;
                 v_again := least(v_again, v_soon);
@@ -303,10 +307,12 @@ begin
                 v_at := null;
                 v_ids := (rowlock.pick(p_app, v_queue, '', v_fits, v_paused_workflows, null, p_want, p_want,
                                        '{}', v_look)).ids;
+                v_heads := p_want;
                 v_is_all := cardinality(v_ids) < p_want;
             end if;
             if v_behind is not null and v_plain and not v_parted then
-                v_behind := rowlock.note_taken(v_behind, v_queue, v_bounds, v_ids, v_is_all, v_began);
+                v_behind := rowlock.note_taken(
+                    v_behind, v_queue, v_bounds, v_ids[:v_heads], v_is_all, v_began);
             end if;
             continue when v_ids = '{}';
 
@@ -330,7 +336,10 @@ begin
         memory := (p_memory::jsonb || jsonb_build_object('behind', v_behind))::text;
         v_again := least(v_again, extract(epoch from (p_memory::jsonb ->> 'due')::timestamptz - v_began));
     elsif pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass) - v_walked
-              > a_walk + 10 * (v_wanted - p_want) then
+              > a_walk + 10 * (v_wanted - p_want)
+          or (p_want < v_wanted
+              and pg_stat_get_xact_blocks_fetched('rowlock.task_ready'::regclass) - v_read
+                  > a_read + a_probe * v_looked * cardinality(v_fits)) then
         memory := rowlock.memory_of(v_behind, v_began)::text;
     end if;
     if v_again is not null or v_after is not null or memory is not null then

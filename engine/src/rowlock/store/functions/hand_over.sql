@@ -45,10 +45,13 @@ as $$
 #variable_conflict use_column
 declare
     a_walk    constant integer := 2000;  -- as in claim_next
+    a_read    constant integer := 100;
+    a_probe   constant integer := 32;
     v_fits    text[] := rowlock.fitting(p_app, p_version);
     v_place   record;
     v_began   timestamptz;
     v_walked  bigint;
+    v_read    bigint;
     v_parted  boolean;
     v_room    integer;
     v_oldest  timestamptz;
@@ -87,6 +90,7 @@ begin
     loop
         v_began := clock_timestamp();
         v_walked := pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass);
+        v_read := pg_stat_get_xact_blocks_fetched('rowlock.task_ready'::regclass);
         v_bounded := false;
         v_behind := null;
         v_bounds := null;
@@ -126,8 +130,11 @@ begin
             v_memory := v_memory || jsonb_build_object(
                 v_place.queue, v_known || jsonb_build_object('behind', v_behind));
         elsif v_place.ageing is null
-              and pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass) - v_walked
-                  > a_walk + 10 * cardinality(v_ids) then
+              and (pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass) - v_walked
+                      > a_walk + 10 * cardinality(v_ids)
+                   or (v_ids <> '{}'
+                       and pg_stat_get_xact_blocks_fetched('rowlock.task_ready'::regclass) - v_read
+                           > a_read + a_probe * cardinality(v_fits))) then
             v_memory := v_memory || jsonb_build_object(
                 v_place.queue, rowlock.memory_of(v_behind, v_began));
         end if;

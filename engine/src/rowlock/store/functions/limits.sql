@@ -295,7 +295,7 @@ end $$;
 -- pick: lock the first runs of a partition, of each version that fits, in order of priority and time; with
 -- ageing, a run of priority 10 is behind one of priority 0 as if it were ten times as much younger. At most
 -- p_fresh from all that are ready, which may be first claims; the rest from those that have begun. p_bounds:
--- only from behind these (behind.sql): there is no rate then, no ageing, no partition and nothing paused.
+-- the first only from behind these (behind.sql): there is no ageing then, no partition and nothing paused.
 create or replace function rowlock.pick(
     p_app text, p_queue text, p_partition text, p_fits text[], p_paused text[], p_ageing interval,
     p_want integer, p_fresh integer, p_but uuid[], p_bounds jsonb, out ids uuid[], out fresh integer)
@@ -306,10 +306,9 @@ begin
     ids := '{}';
     fresh := 0;
     if p_bounds is not null then
-        ids := rowlock.pick_behind(p_app, p_queue, p_fits, p_bounds, p_want);
-        return;
-    end if;
-    if p_fresh > 0 and p_ageing is null then
+        select b.ids, b.fresh into ids, fresh
+          from rowlock.pick_behind(p_app, p_queue, p_fits, p_bounds, p_fresh) as b;
+    elsif p_fresh > 0 and p_ageing is null then
         with chosen as (
             select c.run_id, c.started_at
               from unnest(p_fits) as f (version)
@@ -381,11 +380,15 @@ begin
 end $$;
 
 -- pick_limited: what a claim that holds the gate alone takes. at: the time of those claimed for the first time.
--- p_bounds: only from behind these, where that is possible (behind.sql). is_all: it had room for more.
-create or replace function rowlock.pick_limited(
+-- p_bounds: only from behind these, where that is possible (behind.sql). heads: so many ids are those that were
+-- next; the others had begun before, and the rate let none of those that had not go first. is_all: there were no
+-- more of them.
+drop function if exists rowlock.pick_limited(
+    text, text, boolean, rowlock.queue_gate, text[], bigint, text[], integer, jsonb);
+create function rowlock.pick_limited(
     p_app text, p_queue text, p_parted boolean, p_gate rowlock.queue_gate, p_fits text[], p_worker bigint,
     p_paused text[], p_want integer, p_bounds jsonb,
-    out ids uuid[], out at timestamptz, out again_in double precision, out is_all boolean)
+    out ids uuid[], out heads integer, out at timestamptz, out again_in double precision, out is_all boolean)
 language plpgsql volatile
 set search_path = pg_catalog
 as $$
@@ -405,6 +408,7 @@ declare
     v_rated  boolean;
 begin
     ids := '{}';
+    heads := 0;
     is_all := false;
     select q.* into v_set from rowlock.queue as q where q.app = p_app and q.name = p_queue;
     if p_gate.marked < v_set.revision then
@@ -427,9 +431,10 @@ begin
     v_fresh := v_room.fresh;
     if not p_parted and num_nonnulls(v_set.partition_concurrency, v_set.partition_rate) = 0 then
         v_pick := rowlock.pick(p_app, p_queue, '', p_fits, p_paused, v_set.ageing, v_left, v_fresh, '{}',
-                               case when not v_rated and v_set.ageing is null then p_bounds end);
+                               case when v_set.ageing is null then p_bounds end);
         ids := v_pick.ids;
-        is_all := cardinality(ids) < v_left;
+        heads := v_fresh;
+        is_all := cardinality(ids) < v_fresh;
         if v_rated and v_pick.fresh > 0 then
             perform rowlock.use_rate(p_app, p_queue, '', v_set.rate, v_set.rate_period, at, v_pick.fresh);
         end if;
