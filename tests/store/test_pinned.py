@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -253,6 +254,37 @@ def test_what_no_vacuum_has_removed_yet_is_passed_by_too(world: World) -> None:
     assert fully > bounded + 2 * DEAD / 200, (fully, bounded)
 
 
+def test_partitions_are_no_reason_to_remember_anything(world: World) -> None:
+    """Each costs a probe or two, and bounds could save none of them."""
+    world.anybody.limit(partitions=True, partition_concurrency=1)
+    names = [f"tenant {n}" for n in range(100)]
+    world.anybody.start_many(*[{"workflow": "fulfil", "partition": name} for name in names * 2])
+    worker = world.worker()
+    for _ in range(2):
+        claimed = worker.claim(100)
+        assert len(claimed) == 100
+        assert worker.next.memory is None
+        assert set(worker.write(*(finish(one) for one in claimed))) == {"written"}
+
+
+def test_queues_that_a_full_look_did_not_reach_are_looked_at_before_the_next(
+    stranded: Stranded,
+) -> None:
+    queues = [f"queue {n}" for n in range(10)]
+    anybody = stranded.world.anybody
+    anybody.run("select rowlock.show_app(%s, %s, array['fulfil'], array['default'])", APP, queues)
+    anybody.start_many(*[{"workflow": "fulfil", "queue": name} for name in queues])
+    assert len(stranded.looks(3, fully=True)) == 3
+    assert len(stranded.looks(100)) == 7
+
+
+def test_nobody_is_left_to_a_look_that_took_long_for_other_reasons(world: World) -> None:
+    noted = "select rowlock.memory_of('{}', clock_timestamp() - interval '1 hour')"
+    memory = world.anybody.ask(noted)
+    looked, due = (datetime.fromisoformat(memory[key]) for key in ("looked", "due"))
+    assert due - looked == timedelta(seconds=1)
+
+
 def test_the_memory_is_gone_with_what_was_in_the_way(world: World) -> None:
     with pinned(world):
         stranded = Stranded(world)
@@ -431,4 +463,4 @@ def test_too_many_queues_to_remember_are_looked_at_as_ever(world: World) -> None
             found += len(claimed)
             kept.append(worker.next.memory and len(told(worker.next.memory)["behind"]))
         assert found == 100
-        assert kept == [0, 20, 40, 60, None]
+        assert kept == [0, 32, 52, None, 0], "not those alone that gave something"

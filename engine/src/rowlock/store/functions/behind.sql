@@ -7,10 +7,10 @@
 -- the claim answers what the worker is to say with the next one, its memory:
 --
 --   looked   when a claim last looked at all there is, which is a full look
---   due      when the next full look is due: ten times as long after it as it took
+--   due      when the next full look is due: ten times as long after it as it took, a second at most
 --   behind   for each queue that gave something, by priority: the last (due_at, run_id) that was taken since;
---            null for a queue with ageing or partitions, or of which nothing is known yet: it is
---            looked at as ever
+--            null for a queue with ageing or partitions, or of which nothing is known yet, as it was not
+--            reached: it is looked at as ever
 --
 -- Until the full look is due, claims look only at these queues and priorities, and only behind those bounds.
 -- Bounds hide work, so they are no truth: what was committed late with an old due_at, another priority, another
@@ -77,6 +77,7 @@ set search_path = pg_catalog
 as $$
 declare
     most_queues constant integer := 64;  -- more are not worth it
+    a_while     constant interval := '1 s';  -- that look may have taken long for other reasons
     v_now       timestamptz := clock_timestamp();
 begin
     if (select count(*) from jsonb_object_keys(p_behind)) > most_queues then
@@ -84,7 +85,8 @@ begin
     end if;
     return jsonb_build_object(
         'looked', v_now,
-        'due', v_now + case when p_behind is null then 0 else 10 end * (v_now - p_began),
+        'due', v_now + case when p_behind is null then interval '0'
+                            else least(10 * (v_now - p_began), a_while) end,
         'behind', coalesce(p_behind, '{}'));
 end $$;
 
@@ -120,7 +122,7 @@ end $$;
 -- pick_behind: lock the first runs in no partition, of each version that fits, behind the bounds; and how many of
 -- them are claimed for the first time.
 drop function if exists rowlock.pick_behind(text, text, text[], jsonb, integer);
-create function rowlock.pick_behind(
+create or replace function rowlock.pick_behind(
     p_app text, p_queue text, p_fits text[], p_bounds jsonb, p_want integer, out ids uuid[], out fresh integer)
 language plpgsql volatile
 set search_path = pg_catalog

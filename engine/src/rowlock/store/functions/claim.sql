@@ -155,8 +155,8 @@ declare
     a_batch   constant integer := 32;    -- queues that one claim serves, when there are more
     most_idle constant integer := 1024;  -- queues that it looks at when none gives anything
     a_walk    constant integer := 2000;  -- entries of the index that it may walk past for nothing
-    a_read    constant integer := 100;   -- pages of it that it may read, and for each queue and version it looks at
-    a_probe   constant integer := 32;
+    a_read    constant integer := 50;    -- pages of it that it may read, but for a probe, to find the next runs
+    a_probe   constant integer := 8;
     a_large   constant integer := 32;    -- runs: who asks for so many wants a turn
     v_wanted  integer := p_want;
     v_from    text := coalesce(p_after, '');
@@ -180,7 +180,8 @@ declare
     v_after   text;
     v_began   timestamptz := clock_timestamp();
     v_walked  bigint := pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass);
-    v_read    bigint := pg_stat_get_xact_blocks_fetched('rowlock.task_ready'::regclass);
+    v_read    bigint := 0;
+    v_page    bigint;
     v_bounded boolean := false;  -- whether this look is no full one
     v_behind  jsonb;             -- what is remembered, if anything is: see behind.sql
     v_bounds  jsonb;
@@ -238,7 +239,12 @@ begin
             v_batch := rowlock.by_weight(p_app, v_batch);
         end if;
         foreach v_queue in array v_batch loop
-            exit when p_want <= 0;
+            if p_want <= 0 then
+                exit when v_bounded or v_behind is null;
+                -- Not reached by this full look: not to be passed by until the next one.
+                v_behind := jsonb_build_object(v_queue, null) || v_behind;
+                continue;
+            end if;
             continue when v_queue = any (v_paused_queues);
             v_bounds := nullif(v_behind -> v_queue, 'null');
             -- Behind bounds there is none in a partition.
@@ -294,6 +300,7 @@ begin
             end if;
 
             v_least := case when v_alone then v_gate.oldest end;
+            v_page := pg_stat_get_xact_blocks_fetched('rowlock.task_ready'::regclass);
             if v_alone then
                 select x.ids, x.heads, x.at, x.again_in, x.is_all
                   into v_ids, v_heads, v_at, v_soon, v_is_all
@@ -310,9 +317,13 @@ begin
                 v_heads := p_want;
                 v_is_all := cardinality(v_ids) < p_want;
             end if;
-            if v_behind is not null and v_plain and not v_parted then
-                v_behind := rowlock.note_taken(
-                    v_behind, v_queue, v_bounds, v_ids[:v_heads], v_is_all, v_began);
+            if v_plain and not v_parted then
+                v_read := v_read - v_page - a_probe * cardinality(v_fits)
+                          + pg_stat_get_xact_blocks_fetched('rowlock.task_ready'::regclass);
+                if v_behind is not null then
+                    v_behind := rowlock.note_taken(
+                        v_behind, v_queue, v_bounds, v_ids[:v_heads], v_is_all, v_began);
+                end if;
             end if;
             continue when v_ids = '{}';
 
@@ -337,9 +348,7 @@ begin
         v_again := least(v_again, extract(epoch from (p_memory::jsonb ->> 'due')::timestamptz - v_began));
     elsif pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass) - v_walked
               > a_walk + 10 * (v_wanted - p_want)
-          or (p_want < v_wanted
-              and pg_stat_get_xact_blocks_fetched('rowlock.task_ready'::regclass) - v_read
-                  > a_read + a_probe * v_looked * cardinality(v_fits)) then
+          or (p_want < v_wanted and v_read > a_read) then
         memory := rowlock.memory_of(v_behind, v_began)::text;
     end if;
     if v_again is not null or v_after is not null or memory is not null then

@@ -45,8 +45,8 @@ as $$
 #variable_conflict use_column
 declare
     a_walk    constant integer := 2000;  -- as in claim_next
-    a_read    constant integer := 100;
-    a_probe   constant integer := 32;
+    a_read    constant integer := 50;
+    a_probe   constant integer := 8;
     v_fits    text[] := rowlock.fitting(p_app, p_version);
     v_place   record;
     v_began   timestamptz;
@@ -60,8 +60,14 @@ declare
     v_bounded boolean;
     v_behind  jsonb;
     v_bounds  jsonb;
-    v_memory  jsonb := coalesce(p_memory, '{}');
+    v_memory  jsonb := '{}';
 begin
+    if p_memory is not null then
+        -- Of queues that had no places for a while nothing is known any more.
+        v_memory := coalesce((
+            select jsonb_object_agg(m.key, m.value) from jsonb_each(p_memory) as m
+             where (m.value ->> 'due')::timestamptz > clock_timestamp() - interval '10 s'), '{}');
+    end if;
     for v_place in
         -- A run counts once, however often it came. Not `exists`: a plan that was made when `task` was tiny
         -- would hash all of it.
@@ -90,7 +96,6 @@ begin
     loop
         v_began := clock_timestamp();
         v_walked := pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass);
-        v_read := pg_stat_get_xact_blocks_fetched('rowlock.task_ready'::regclass);
         v_bounded := false;
         v_behind := null;
         v_bounds := null;
@@ -105,11 +110,14 @@ begin
                          else rowlock.is_parted(p_app, v_place.queue, v_fits) end;
         continue when v_parted or rowlock.others_wait(p_app, v_place.queue, v_fits);
         v_ids := '{}';
+        v_read := 0;
         if v_parted is not null then  -- else nothing waits, and nothing need be counted
             v_room := (rowlock.room(p_app, v_place.queue, v_fits, p_worker, v_place.n)).room;
             continue when v_room <= 0;
+            v_read := pg_stat_get_xact_blocks_fetched('rowlock.task_ready'::regclass);
             v_ids := (rowlock.pick(p_app, v_place.queue, '', v_fits, '{}', v_place.ageing, v_room, v_room, '{}',
                                    case when v_bounded then v_bounds end)).ids;
+            v_read := pg_stat_get_xact_blocks_fetched('rowlock.task_ready'::regclass) - v_read;
         end if;
         if v_ids <> '{}' then
             -- Only now: room may have moved the bound, past those who left.
@@ -132,9 +140,7 @@ begin
         elsif v_place.ageing is null
               and (pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass) - v_walked
                       > a_walk + 10 * cardinality(v_ids)
-                   or (v_ids <> '{}'
-                       and pg_stat_get_xact_blocks_fetched('rowlock.task_ready'::regclass) - v_read
-                           > a_read + a_probe * cardinality(v_fits))) then
+                   or (v_ids <> '{}' and v_read > a_read + a_probe * cardinality(v_fits))) then
             v_memory := v_memory || jsonb_build_object(
                 v_place.queue, rowlock.memory_of(v_behind, v_began));
         end if;

@@ -385,7 +385,7 @@ end $$;
 -- more of them.
 drop function if exists rowlock.pick_limited(
     text, text, boolean, rowlock.queue_gate, text[], bigint, text[], integer, jsonb);
-create function rowlock.pick_limited(
+create or replace function rowlock.pick_limited(
     p_app text, p_queue text, p_parted boolean, p_gate rowlock.queue_gate, p_fits text[], p_worker bigint,
     p_paused text[], p_want integer, p_bounds jsonb,
     out ids uuid[], out heads integer, out at timestamptz, out again_in double precision, out is_all boolean)

@@ -1,0 +1,4 @@
+-- minimum code level: 4
+-- 0014_looks: functions that only others of ours call answer more than they did (functions/behind.sql, limits.sql). They are
+-- dropped and made anew with all functions, in one transaction. Code below this level could not bring its own back, and
+-- must not try.
