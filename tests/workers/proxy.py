@@ -103,7 +103,8 @@ class Proxy:
 
     def __exit__(self, *_: object) -> None:
         async def end() -> None:
-            self._server.close()
+            self._loop.call_soon(self._server.close)  # not between an accept and its beginning
+            await asyncio.sleep(0)
             await self._cut_all()
             tasks = asyncio.all_tasks() - {asyncio.current_task()}
             for task in tasks:

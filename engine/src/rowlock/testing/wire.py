@@ -33,7 +33,9 @@ class Wire:
         """End all connections now, and let no new ones in."""
         self.is_cut = True
         if self._listening is not None:
-            self._listening.close()
+            # In the loop's next turn: asyncio forgets a connection that it has just accepted and
+            # not yet begun when the server is closed between the two, and leaves its socket open.
+            self._listening.get_loop().call_soon(self._listening.close)
         for task in self._connecting:
             task.cancel()
         for end in list(self._ends):
