@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import RFC_4122, UUID
 
 import psycopg
 import pytest
@@ -235,3 +235,18 @@ def test_a_sweep_is_bounded(world: World) -> None:
     too_late(world, *late)
     assert [world.anybody.tend(limit=2).promoted for _ in range(4)] == [2, 2, 1, 0]
     assert {world.state(run_id) for run_id in late} == {"failed"}
+
+
+# --- ids
+
+
+def test_ids_are_in_the_order_in_which_they_were_made(world: World) -> None:
+    """Within a millisecond too, in which one call starts many. Two of a microsecond are in any."""
+    a_few_us = "md5(repeat('x', 5000))"
+    ids = world.anybody.run(f"select rowlock.uuidv7(), {a_few_us} from generate_series(1, 1000)")
+    made = [one for one, _ in ids]
+    assert made == sorted(made)
+    assert {one.version for one in made} == {7}
+    assert {one.variant for one in made} == {RFC_4122}
+    since = datetime.fromtimestamp((made[-1].int >> 80) / 1000, UTC)
+    assert abs(datetime.now(UTC) - since) < timedelta(minutes=1)

@@ -1,7 +1,8 @@
 -- basics: small pieces the other functions stand on.
 
--- uuidv7: time-ordered ids made by the server. PostgreSQL 18 has its own, older ones get the
--- layout of RFC 9562 section 5.7 (48 bits of milliseconds, version, random).
+-- uuidv7: time-ordered ids made by the server. PostgreSQL 18 has its own, older ones get the layout of RFC 9562
+-- section 5.7 (48 bits of milliseconds, version, random); its first 12 random bits are a fraction of the
+-- millisecond (section 6.2, method 3), so that what one call starts is in its order.
 do $do$
 begin
     if to_regprocedure('pg_catalog.uuidv7()') is not null then
@@ -9,12 +10,12 @@ begin
         return pg_catalog.uuidv7();
     else
         create or replace function rowlock.uuidv7() returns uuid language sql volatile parallel safe
-        return encode(
-            set_bit(set_bit(
-                overlay(uuid_send(gen_random_uuid())
-                        placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
-                        from 1 for 6),
-                52, 1), 53, 1), 'hex')::uuid;
+        return (select encode(
+                    overlay(uuid_send(gen_random_uuid())
+                            placing substring(int8send(x.us / 1000) from 3)
+                                    || int2send((x'7000'::integer + x.us % 1000 * 4096 / 1000)::smallint)
+                            from 1 for 8), 'hex')::uuid
+                  from (select (extract(epoch from clock_timestamp()) * 1000000)::bigint as us offset 0) as x);
     end if;
 end
 $do$;
