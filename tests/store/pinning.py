@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from store.races.sessions import Session, World, finish
+from store.races.sessions import Session, Worker, World, finish
 
 LONG_AGO = "2000-01-01T00:00:00Z"
 
@@ -23,17 +23,19 @@ def pinned(world: World) -> Iterator[Session]:
         stranger.rollback()
 
 
-def end_many(world: World, count: int, **options: Any) -> None:
-    """Start so many runs, claim and end them, as a worker does."""
-    anybody, worker = world.anybody, world.worker("undertaker")
-    anybody.start_many(*[{"workflow": "fulfil", **options}] * count)
+def end_many(world: World, count: int, *places: dict[str, Any], by: Worker | None = None) -> None:
+    """Start so many runs, in each place as many, claim and end them, as a worker does."""
+    anybody, worker = world.anybody, by or world.worker("undertaker")
+    runs = [{"workflow": "fulfil", **place} for place in places or [{}]]
+    anybody.start_many(*runs * (count // len(runs)))
     memory = None
     while claimed := worker.claim(1000, memory=memory):
         memory = worker.next.memory
         assert set(worker.write(*(finish(one) for one in claimed))) == {"written"}
         count -= len(claimed)
     assert count == 0
-    worker.leave()
+    if by is None:
+        worker.leave()
 
 
 def told(memory: str | None) -> dict[str, Any]:
@@ -66,5 +68,10 @@ def not_due(memory: str | None) -> str:
 def from_before(queue: str = "default", priority: int = 50) -> str:
     """A memory by which the next claim looks at this queue and priority alone, from its head on."""
     bound = [LONG_AGO, "00000000-0000-0000-0000-000000000000"]
-    behind = {queue: {priority: bound}}
-    return not_due(json.dumps({"looked": LONG_AGO, "behind": behind}))
+    queues = {queue: {"": {priority: bound}}}
+    return not_due(json.dumps({"looked": LONG_AGO, "queues": queues}))
+
+
+def unreached(queue: str = "default") -> str:
+    """A memory by which the next claim looks at this queue alone, and fully."""
+    return not_due(json.dumps({"looked": LONG_AGO, "queues": {queue: None}}))

@@ -6,9 +6,11 @@ stands in the memory that a claim answers, where a test may say otherwise.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -17,7 +19,18 @@ from rowlock.embedded import Server
 from rowlock.store.entries import Entry, Heir, parameters
 from rowlock.store.statements import CLAIM, JOURNAL, Claimed
 from store.costs import cost_of
-from store.pinning import due, end_many, from_before, not_due, of_places, pinned, told, told_of
+from store.pinning import (
+    LONG_AGO,
+    due,
+    end_many,
+    from_before,
+    not_due,
+    of_places,
+    pinned,
+    told,
+    told_of,
+    unreached,
+)
 from store.races.sessions import APP, Connections, Worker, World, finish, release
 
 DEAD = 20_000
@@ -37,10 +50,10 @@ class Stranded:
         self.runs = world.anybody.start_many(*[{"workflow": "fulfil"}] * live)
         self.worker: Worker = world.worker()
         self.worker.claim(1)
-        assert told(self.worker.next.memory)["behind"] == {}, "that the head is dead was news"
+        assert told(self.worker.next.memory)["queues"] == {}, "that the head is dead was news"
         [one] = self.worker.claim(1, memory=self.worker.next.memory)
         assert self.worker.next.again_in is None
-        assert [*told(self.worker.next.memory)["behind"]] == ["default"]
+        assert [*told(self.worker.next.memory)["queues"]] == ["default"]
         assert self.worker.write(finish(one)) == ["written"]
         self.memory = self.worker.next.memory
 
@@ -74,12 +87,14 @@ def pair(server: Server, template: str) -> Iterator[tuple[World, World]]:
     ):
         connections = [Connections(url) for url in (clean, full)]
         worlds = [World(each) for each in connections]
-        with pinned(worlds[1]):
-            yield worlds[0], worlds[1]
-        for world in worlds:
-            world.close()
-        for each in connections:
-            each.close()
+        try:
+            with pinned(worlds[1]):
+                yield worlds[0], worlds[1]
+        finally:
+            for world in worlds:
+                world.close()
+            for each in connections:
+                each.close()
 
 
 def ready(world: World) -> Worker:
@@ -186,6 +201,61 @@ def test_nor_do_places_that_are_handed_over(
     fully = costs(None)
     bounded = costs(of_places(not_due(full.next.memory)))
     assert fully > bounded + DEAD / 50
+
+
+TENANTS = {"partitions": True, "partition_concurrency": 1000}
+KINDS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    "its own runs": ({"worker_concurrency": 1000}, [{}]),
+    "a rate": ({"rate": "1000000/s"}, [{}]),
+    "ageing": ({"ageing": "1 minute"}, [{"priority": n} for n in (10, 50, 90)]),
+    "a few tenants": (TENANTS, [{"partition": f"t{n}"} for n in range(5)]),
+    "many tenants": (
+        TENANTS | {"concurrency": 10_000},
+        [{"partition": f"t{n}", "priority": n % 3} for n in range(100)],
+    ),
+    "tenants alone": (TENANTS, [{"partition": f"t{n}"} for n in range(50)]),
+    "rates of tenants": (
+        {"partitions": True, "partition_rate": "1000000/s"},
+        [{"partition": f"t{n}"} for n in range(5)],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nor_does_one_of_any_other_kind(server: Server, template: str, kind: str) -> None:
+    """Claims of ten, each looking, counting and taking, in places that all have had work."""
+    limits, places = KINDS[kind]
+    dead, workers = max(6_000, 200 * len(places)), []
+    with pair(server, template) as worlds:
+        for world in worlds:
+            world.anybody.limit(**limits)
+            world.anybody.run("analyze")
+            worker = world.worker()
+            worker.heartbeat(lease_s=3600.0)
+            if world is worlds[1]:
+                end_many(world, dead, *places, by=worker)
+            world.anybody.start_many(
+                *[{"workflow": "fulfil", **place} for place in places] * (1000 // len(places))
+            )
+            worker.run("set plan_cache_mode = force_generic_plan")
+            workers.append(worker)
+        clean, full = workers
+        for worker in workers:
+            memory = None
+            for _ in range(30):
+                claimed = worker.claim(10, memory=memory)
+                assert len(claimed) == 10
+                memory = worker.next.memory
+                assert set(worker.write(*map(finish, claimed))) == {"written"}
+        assert clean.next.memory is None
+        counts = any("concurrency" in limit for limit in limits)
+        assert (full.ask(OLDEST) is not None) == counts, "moved by who walked far"
+        if counts:  # past the last thousand as well
+            full.run("select rowlock.move_oldest(%s, 'default', '2000-01-01')", APP)
+        without = cost(clean, None, 10, None)
+        bounded = cost(full, not_due(full.next.memory), 10, None)
+        assert bounded <= 2 * without + 2 * len(places) + FEW, (without, bounded)
+        assert cost(full, due(full.next.memory), 10, None) > bounded + dead / 50
 
 
 def test_the_bound_of_a_count_is_moved_by_who_walks_far(world: World) -> None:
@@ -365,6 +435,12 @@ def a_partition(world: World) -> Callable[[], object]:
     return come
 
 
+def a_tenant(world: World) -> Callable[[], object]:
+    if world.anybody.ask("select partitions from rowlock.queue where name = 'default'"):
+        return lambda: world.anybody.start("invoice", partition="tenant")
+    return a_partition(world)
+
+
 def a_run_handed_back(world: World) -> Callable[[], object]:
     """Its claimer died: it waits where it stood, an hour ago."""
     dead = world.worker("dead")
@@ -416,9 +492,9 @@ def test_what_places_that_are_handed_over_do_not_see_is_theirs_in_time(
             return claimed, told_of(worker.places)
 
         one, memory = next_one(memory)
-        assert told(memory)["behind"] == {}
+        assert told(memory)["queues"] == {}
         one, memory = next_one(memory)
-        assert [*told(memory)["behind"]] == ["default"]
+        assert [*told(memory)["queues"]] == ["default"]
         come = surprise(world)
         one, memory = next_one(not_due(memory))
         come()
@@ -429,6 +505,107 @@ def test_what_places_that_are_handed_over_do_not_see_is_theirs_in_time(
         assert worker.claim(10, memory=worker.next.memory) == []
 
 
+@pytest.mark.parametrize("surprise", [an_hour_late, a_priority, a_tenant, a_run_handed_back])
+@pytest.mark.parametrize("limits", [{"ageing": "1 minute"}, {"partitions": True}])
+def test_what_bounds_of_other_kinds_hide_is_found_by_the_next_full_look(
+    world: World, limits: dict[str, Any], surprise: Callable[[World], Callable[[], object]]
+) -> None:
+    world.anybody.limit(**limits)
+    with pinned(world):
+        stranded = Stranded(world)
+        come = surprise(world)
+        stranded.looks()
+        come()
+        assert stranded.looks() == []
+        assert stranded.looks(fully=True) == ["invoice"]
+
+
+def test_tenants_take_turns_behind_their_bounds(world: World) -> None:
+    """Of each worker's own, who does not write them down while nothing can be removed."""
+    tenants = [f"t{n}" for n in range(5)]
+    world.anybody.limit(partitions=True, partition_concurrency=100)
+    written = "select cursor from rowlock.queue_gate where name = 'default'"
+    with pinned(world):
+        end_many(world, 2 * ENOUGH, *[{"partition": name} for name in tenants])
+        worker = world.worker()
+        worker.claim(1)
+        world.anybody.start_many(
+            *[{"workflow": "fulfil", "partition": name} for name in tenants] * 20
+        )
+        worker.claim(1, memory=worker.next.memory)
+        cursor = world.anybody.ask(written)
+        for _ in range(3):
+            turns = []
+            for _ in tenants:
+                [one] = worker.claim(1, memory=not_due(worker.next.memory))
+                turns.append(
+                    world.anybody.ask("select partition from rowlock.run where id = %s", one.run_id)
+                )
+            assert sorted(turns) == tenants
+        assert world.anybody.ask(written) == cursor
+        worker.claim(1, memory=due(worker.next.memory))
+        assert world.anybody.ask(written) != cursor
+
+
+def test_a_tenant_who_has_had_nothing_is_served_when_work_comes(world: World) -> None:
+    world.anybody.limit(partitions=True, partition_concurrency=100)
+    tenants = [f"t{n}" for n in range(5)]
+    with pinned(world):
+        end_many(world, 2 * ENOUGH, *[{"partition": name} for name in tenants])
+        world.anybody.start_many(*[{"workflow": "fulfil", "partition": n} for n in tenants] * 2)
+        worker = world.worker()
+        worker.claim(1)
+        assert len(worker.claim(100, memory=worker.next.memory)) == 9
+        for memory in (not_due, due, not_due):
+            assert worker.claim(1, memory=memory(worker.next.memory)) == []
+            for name in tenants:
+                world.anybody.start("invoice", partition=name)
+            found = worker.claim(100, memory=not_due(worker.next.memory))
+            assert [one.workflow for one in found] == ["invoice"] * 5
+
+
+def test_ageing_is_the_order_behind_bounds_too(world: World) -> None:
+    """Of several priorities, each with its own bound; also where a look took of one alone."""
+    world.anybody.limit(ageing="1 minute")
+    places = [{"priority": 10}, {"priority": 90}]
+    runs = world.anybody.start_many(*[{"workflow": "fulfil", **place} for place in places * 9])
+    for nth, run in enumerate(runs):  # as if each had come when its turn is behind the last
+        world.anybody.run(
+            "update rowlock.task set due_at = due_at - interval '5 hours'"
+            " + make_interval(secs => %s - 60 * priority) where run_id = %s",
+            nth,
+            run,
+        )
+    worker, found, memory = world.worker(), [], unreached()
+    for want in (1, 2, 1, 4, 3, 8):
+        found += worker.claim(want, memory=memory)
+        memory = not_due(worker.next.memory)
+    assert [one.run_id for one in found] == runs
+
+
+def test_too_many_tenants_to_remember_are_looked_at_as_ever(world: World) -> None:
+    world.anybody.limit(partitions=True, partition_concurrency=2)
+    tenants = [{"workflow": "fulfil", "partition": f"t{n}"} for n in range(300)]
+    with pinned(world):
+        end_many(world, ENOUGH)
+        world.anybody.start_many(*tenants)
+        worker, found, memory = world.worker(), 0, due(from_before())
+        while claimed := worker.claim(20, memory=memory):
+            found += len(claimed)
+            memory = not_due(worker.next.memory)
+            assert told(memory)["queues"] == {"default": "many"}
+        assert found == 300
+
+
+def test_a_memory_of_the_release_before_is_none(world: World) -> None:
+    """Its shape was another; it comes from a worker that goes on across a migration."""
+    world.anybody.start("invoice")
+    bound = ["2100-01-01T00:00:00Z", "00000000-0000-0000-0000-000000000000"]
+    memory = not_due(json.dumps({"looked": LONG_AGO, "behind": {"default": {"50": bound}}}))
+    [one] = world.worker().claim(1, memory=memory)
+    assert one.workflow == "invoice"
+
+
 def test_a_full_look_that_could_take_nothing_leaves_no_bound(world: World) -> None:
     """Or what it hides might never be found: the limit is used up whenever a full look is due."""
     with pinned(world):
@@ -437,7 +614,7 @@ def test_a_full_look_that_could_take_nothing_leaves_no_bound(world: World) -> No
         world.anybody.limit(concurrency=2)  # one runs since before
         other = world.worker("other")
         world.anybody.start_many(*[{"workflow": "fulfil"}] * 3)
-        [bound, _] = told(stranded.memory)["behind"]["default"]["50"]
+        [bound, _] = told(stranded.memory)["queues"]["default"][""]["50"]
         world.anybody.run(
             "update rowlock.task set due_at = %s::timestamptz - interval '1 us' where run_id = %s",
             bound,
@@ -448,6 +625,24 @@ def test_a_full_look_that_could_take_nothing_leaves_no_bound(world: World) -> No
         assert stranded.looks(1, fully=True) == []
         assert other.write(finish(held)) == ["written"]
         assert stranded.looks(1) == ["invoice"]
+
+
+def test_a_full_look_comes_to_all_queues_that_are_known(world: World) -> None:
+    """Wherever the walk over all queues stands: bounds hide nothing for longer than that."""
+    queues = [f"queue {n}" for n in range(10, 60)]
+    world.anybody.run(
+        "select rowlock.show_app(%s, %s, array['fulfil'], array['default'])", APP, queues
+    )
+    world.anybody.start_many(*[{"workflow": "fulfil", "queue": name} for name in queues])
+    world.anybody.start("invoice", queue="queue 10")
+    world.anybody.run("update rowlock.task set due_at = now() - interval '1 hour'")
+    memory = json.loads(from_before("queue 10"))
+    memory["queues"]["queue 10"][""]["50"][0] = datetime.now(UTC).isoformat()
+    worker = world.worker()
+    assert worker.claim(100, memory=json.dumps(memory)) == []
+    found = worker.claim(100, memory=due(json.dumps(memory)), after="queue 11")
+    assert len(found) == 32 + 2
+    assert [one.queue for one in found if one.workflow == "invoice"] == ["queue 10"]
 
 
 def test_too_many_queues_to_remember_are_looked_at_as_ever(world: World) -> None:
@@ -461,6 +656,6 @@ def test_too_many_queues_to_remember_are_looked_at_as_ever(world: World) -> None
         worker, found, kept = world.worker(), 0, []
         while claimed := worker.claim(20, memory=worker.next.memory and due(worker.next.memory)):
             found += len(claimed)
-            kept.append(worker.next.memory and len(told(worker.next.memory)["behind"]))
+            kept.append(worker.next.memory and len(told(worker.next.memory)["queues"]))
         assert found == 100
         assert kept == [0, 32, 52, None, 0], "not those alone that gave something"

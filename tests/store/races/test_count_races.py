@@ -233,17 +233,71 @@ def test_it_is_not_moved_beside_an_open_claim_and_waits_for_none(
     assert bound(world) is None
 
 
-def test_runs_in_partitions_are_counted_wherever_it_is(world: World) -> None:
-    """They are not in the order of their claims, and the bound is not for them."""
+PARTED = [{"concurrency": 3}, {"partition_concurrency": 3}, {"worker_concurrency": 3}]
+
+
+@pytest.mark.parametrize("limit", PARTED)
+@pytest.mark.parametrize("tenants", ["a", "ab", ""])
+@CLOCKS
+def test_runs_in_partitions_are_counted_from_it_too(
+    world: World, clocks: Clocks, tenants: str, limit: dict[str, int]
+) -> None:
+    """It is the time of the oldest in any of them, or in none."""
     worker = world.worker()
-    world.anybody.limit(partitions=True, concurrency=3)
-    start(world, 5, partition="a")
-    start(world, 5)
-    assert len(worker.claim(2)) == 2, "one of each"
-    world.anybody.run("update rowlock.task set claimed_at = '2000-01-01' where partition = 'a'")
+    world.anybody.limit(partitions=True, **limit)
+    urgent = start(world, 2, priority=0, partition="a")
+    start(world, 10, partition="a")
+    first = worker.claim(2)
+    assert [one.run_id for one in first] == urgent
+    clocks(world)
+    move(world.anybody)
+    assert bound(world) == min(claimed_at(world, one) for one in first)
+    for tenant in tenants:
+        start(world, 10, priority=0, partition=tenant)
+    most = 4 if "b" in tenants and "partition_concurrency" in limit else 1
+    assert at_once(worker) == most
+    move(world.anybody)
+    assert at_once(worker) == 0
+    assert worker.write(finish(first[0])) == ["written"]
     move(world.anybody)
     assert at_once(worker) == 1
     assert at_once(worker) == 0
+
+
+def test_it_is_moved_to_the_oldest_of_all_partitions(world: World) -> None:
+    worker = world.worker()
+    world.anybody.limit(partitions=True, concurrency=10)
+    claimed = []
+    for options in ({"partition": "b"}, {}, {"partition": "a"}):
+        start(world, 1, **options)
+        claimed += worker.claim(1)
+    for nth in range(3):
+        move(world.anybody)
+        assert bound(world) == claimed_at(world, claimed[nth])
+        assert worker.write(finish(claimed[nth])) == ["written"]
+
+
+@CLOCKS
+def test_a_claim_that_moves_it_itself_claims_no_earlier(world: World, clocks: Clocks) -> None:
+    """It holds the gate, and takes behind it only what is counted from it."""
+    one, other = world.worker("one"), world.worker("other")
+    world.anybody.limit(partitions=True, partition_concurrency=2)
+    names = [{"workflow": "fulfil", "partition": f"t{n}"} for n in range(40)]
+    with pinned(world):
+        for _ in range(2):
+            world.anybody.start_many(*names * 20)
+            while claimed := other.claim(1000):
+                assert set(other.write(*map(finish, claimed))) == {"written"}
+        world.anybody.run("update rowlock.queue_gate set oldest = null")
+        start(world, 1, partition="t0")
+        [stays] = other.claim(1)
+        clocks(world)
+        world.anybody.run("update rowlock.queue_gate set oldest = null")
+        world.anybody.start_many(*names * 3)
+        assert len(one.claim(1000)) == 79
+        assert bound(world) == claimed_at(world, stays)
+        assert at_once(one, 1000) == 0
+        assert running(world) == 80
 
 
 def test_a_bound_that_who_hands_over_moves_himself_is_before_what_he_takes(world: World) -> None:
@@ -262,7 +316,7 @@ def test_a_bound_that_who_hands_over_moves_himself_is_before_what_he_takes(world
             "update rowlock.task set claimed_at = claimed_at + interval '1 hour' where run_id = %s",
             stays.run_id,
         )
-        assert bound(world) is None
+        world.anybody.run("update rowlock.queue_gate set oldest = null")
         assert len(one.hand_over(finish(ends))[1]) == 1
         assert bound(world) is not None
         assert at_once(two) == 0

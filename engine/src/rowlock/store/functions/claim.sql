@@ -155,8 +155,7 @@ declare
     a_batch   constant integer := 32;    -- queues that one claim serves, when there are more
     most_idle constant integer := 1024;  -- queues that it looks at when none gives anything
     a_walk    constant integer := 2000;  -- entries of the index that it may walk past for nothing
-    a_read    constant integer := 50;    -- pages of it that it may read, but for a probe, to find the next runs
-    a_probe   constant integer := 8;
+    a_read    constant integer := 50;    -- pages of it that it may read, but for probes, to find the next runs
     a_large   constant integer := 32;    -- runs: who asks for so many wants a turn
     v_wanted  integer := p_want;
     v_from    text := coalesce(p_after, '');
@@ -166,9 +165,8 @@ declare
     v_queue   text;
     v_fits    text[];
     v_got     integer;
-    v_is_all  boolean;
-    v_heads   integer;
     v_limited boolean;
+    v_plain   boolean;
     v_parted  boolean;
     v_alone   boolean;
     v_gate    rowlock.queue_gate;
@@ -182,11 +180,15 @@ declare
     v_walked  bigint := pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass);
     v_read    bigint := 0;
     v_page    bigint;
+    v_entries bigint;
     v_bounded boolean := false;  -- whether this look is no full one
-    v_behind  jsonb;             -- what is remembered, if anything is: see behind.sql
-    v_bounds  jsonb;
-    v_look    jsonb;             -- the bounds behind which this look at a queue begins; null: at its head
-    v_plain   boolean;
+    v_memory  jsonb;
+    v_known   jsonb;             -- of queues, what is remembered, if anything is (behind.sql); and the cursors
+    v_cursors jsonb := '{}';
+    v_cursor  text;
+    v_bounds  jsonb;             -- behind which there is work; null: taken from the head
+    v_news    boolean;
+    v_next    jsonb;
     v_least   timestamptz;       -- no claim of a limited queue is earlier (limits.sql)
     v_paused_app       boolean;
     v_paused_queues    text[] := '{}';
@@ -202,21 +204,6 @@ begin
         return;
     end if;
 
-    if p_memory is not null then
-        select r.bounded, r.behind into v_bounded, v_behind
-          from rowlock.recall(p_app, p_memory::jsonb, v_began) as r;
-    end if;
-    if v_bounded then
-        v_batch := array(select k from jsonb_object_keys(v_behind) as k
-                          where p_queues is null or k = any (p_queues));
-    else
-        v_batch := coalesce(p_queues, rowlock.ready_queues(p_app, v_from, a_batch));
-        if v_batch = '{}' and v_wrapped and v_behind is null
-           and pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass) - v_walked <= a_walk then
-            return;
-        end if;
-    end if;
-    v_fits := rowlock.fitting(p_app, p_version);
     -- Looked for before it is summed up: there is seldom any.
     if exists (select from rowlock.pause as p where p.app = p_app and p.lifted_at is null) then
         select coalesce(bool_or(p.queue is null and p.workflow is null), false),
@@ -229,42 +216,61 @@ begin
             return;
         end if;
     end if;
+    -- Where a pause has runs set aside, each look is a full one, and remembers nothing.
+    v_memory := p_memory::jsonb;
+    if v_memory is not null and v_paused_workflows = '{}' then
+        select r.bounded, r.queues into v_bounded, v_known from rowlock.recall(v_memory, v_began) as r;
+    end if;
+    if v_bounded then
+        v_cursors := coalesce(v_memory -> 'cursors', '{}');
+        v_batch := array(select k from jsonb_object_keys(v_known) as k
+                          where p_queues is null or k = any (p_queues));
+    else
+        v_batch := coalesce(p_queues, rowlock.ready_queues(p_app, v_from, a_batch));
+        if v_batch = '{}' and v_wrapped and v_known is null
+           and pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass) - v_walked <= a_walk then
+            return;
+        end if;
+    end if;
+    v_fits := rowlock.fitting(p_app, p_version);
 
     loop
-        v_looked := v_looked + cardinality(v_batch);
         -- Where the walk goes on; an incomplete batch was the last.
         v_after := case when v_bounded then p_after
                         when p_queues is null and cardinality(v_batch) = a_batch then v_batch[a_batch] end;
+        if v_looked = 0 and v_known is not null and not v_bounded then
+            -- Of what is known nothing may stay hidden.
+            v_batch := array(select q from unnest(v_batch) as q
+                             union
+                             select k from jsonb_object_keys(v_known) as k
+                              where p_queues is null or k = any (p_queues));
+        end if;
+        v_looked := v_looked + cardinality(v_batch);
         if cardinality(v_batch) > 1 then
             v_batch := rowlock.by_weight(p_app, v_batch);
         end if;
         foreach v_queue in array v_batch loop
             if p_want <= 0 then
-                exit when v_bounded or v_behind is null;
+                exit when v_bounded or v_known is null;
                 -- Not reached by this full look: not to be passed by until the next one.
-                v_behind := jsonb_build_object(v_queue, null) || v_behind;
+                v_known := v_known || jsonb_build_object(v_queue, null);
                 continue;
             end if;
             continue when v_queue = any (v_paused_queues);
-            v_bounds := nullif(v_behind -> v_queue, 'null');
-            -- Behind bounds there is none in a partition.
-            select q.limited, p.is_plain,
-                   case when v_bounded and v_bounds is not null and p.is_plain
-                        then case when rowlock.is_behind(p_app, v_queue, v_fits, v_bounds) then false end
-                        else rowlock.is_parted(p_app, v_queue, v_fits) end
-              into v_limited, v_plain, v_parted
+            v_page := pg_stat_get_xact_blocks_fetched('rowlock.task_ready'::regclass);
+            select q.limited, q.ageing is null and not q.partitions, l.bounds, l.is_news, l.is_parted
+              into v_limited, v_plain, v_bounds, v_news, v_parted
               from rowlock.queue as q
-             cross join lateral (select q.ageing is null and not q.partitions as is_plain) as p
+             cross join lateral rowlock.look(
+                   p_app, v_queue, v_fits, v_known is not null, v_bounded, v_known -> v_queue, v_began) as l
              where q.app = p_app and q.name = v_queue;
             v_alone := v_limited or v_parted;
-            if v_behind is not null then
-                v_bounds := case when v_plain and v_parted is not true then v_bounds end;
-                v_behind := rowlock.note_look(v_behind, v_queue, v_bounds, v_parted is not null, v_began);
-                v_look := case when v_bounded then v_bounds end;
+            if v_news and (v_parted is not null or v_known ? v_queue) then
+                v_known := v_known || jsonb_build_object(v_queue, coalesce(v_bounds, '"many"'));
             end if;
             continue when v_parted is null;
             if v_limited then
-                v_room := rowlock.room(p_app, v_queue, v_fits, p_worker, p_want);
+                v_room := rowlock.room(p_app, v_queue, v_fits, p_worker, p_want, v_bounds);
                 if v_room.room <= 0 then
                     v_again := least(v_again, v_room.again_in);
                     continue;
@@ -300,30 +306,43 @@ begin
             end if;
 
             v_least := case when v_alone then v_gate.oldest end;
-            v_page := pg_stat_get_xact_blocks_fetched('rowlock.task_ready'::regclass);
             if v_alone then
-                select x.ids, x.heads, x.at, x.again_in, x.is_all
-                  into v_ids, v_heads, v_at, v_soon, v_is_all
+                v_cursor := v_gate.cursor;
+                v_gate.cursor := coalesce(v_cursors ->> v_queue, v_cursor);
+                v_entries := rowlock.counted_entries();
+                select x.ids, x.at, x.again_in, x.cursor, x.next_bounds
+                  into v_ids, v_at, v_soon, v_gate.cursor, v_next
                   from rowlock.pick_limited(p_app, v_queue, v_parted, v_gate, v_fits, p_worker,
-                                             v_paused_workflows, p_want, v_look) as x;
+                                             v_paused_workflows, p_want, v_bounds, v_began) as x;
                 v_again := least(v_again, v_soon);
+                if v_bounded and v_bounds is not null then
+                    -- Each write would be one more version of the gate's row that can't be removed.
+                    v_cursors := v_cursors || jsonb_build_object(v_queue, v_gate.cursor);
+                elsif v_gate.cursor <> v_cursor then
+                    update rowlock.queue_gate as g set cursor = v_gate.cursor
+                     where g.app = p_app and g.name = v_queue;
+                end if;
+                if rowlock.walked_far(v_entries, cardinality(v_ids)) then
+                    perform rowlock.move_oldest(p_app, v_queue, v_least);
+                    v_least := (select g.oldest from rowlock.queue_gate as g
+                                 where g.app = p_app and g.name = v_queue);
+                end if;
             else
                 -- Limited meanwhile: who counts must not find these beside his.
                 continue when (select q.limited from rowlock.queue as q
                                 where q.app = p_app and q.name = v_queue);
                 v_at := null;
-                v_ids := (rowlock.pick(p_app, v_queue, '', v_fits, v_paused_workflows, null, p_want, p_want,
-                                       '{}', v_look)).ids;
-                v_heads := p_want;
-                v_is_all := cardinality(v_ids) < p_want;
+                select x.ids, v_bounds || jsonb_build_object('', x.next_bounds)
+                  into v_ids, v_next
+                  from rowlock.pick(p_app, v_queue, '', v_fits, v_paused_workflows, null, p_want, p_want, '{}',
+                                    v_bounds -> '', v_began) as x;
             end if;
             if v_plain and not v_parted then
-                v_read := v_read - v_page - a_probe * cardinality(v_fits)
+                v_read := v_read - v_page - rowlock.probes(v_fits, v_bounds)
                           + pg_stat_get_xact_blocks_fetched('rowlock.task_ready'::regclass);
-                if v_behind is not null then
-                    v_behind := rowlock.note_taken(
-                        v_behind, v_queue, v_bounds, v_ids[:v_heads], v_is_all, v_began);
-                end if;
+            end if;
+            if v_bounds is not null then
+                v_known := v_known || jsonb_build_object(v_queue, v_next);
             end if;
             continue when v_ids = '{}';
 
@@ -344,12 +363,13 @@ begin
         exit when v_batch = '{}';
     end loop;
     if v_bounded then
-        memory := (p_memory::jsonb || jsonb_build_object('behind', v_behind))::text;
-        v_again := least(v_again, extract(epoch from (p_memory::jsonb ->> 'due')::timestamptz - v_began));
+        memory := jsonb_build_object('looked', v_memory -> 'looked', 'due', v_memory -> 'due',
+                                     'queues', v_known, 'cursors', v_cursors)::text;
+        v_again := least(v_again, extract(epoch from (v_memory ->> 'due')::timestamptz - v_began));
     elsif pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass) - v_walked
               > a_walk + 10 * (v_wanted - p_want)
           or (p_want < v_wanted and v_read > a_read) then
-        memory := rowlock.memory_of(v_behind, v_began)::text;
+        memory := rowlock.memory_of(v_known, v_began)::text;
     end if;
     if v_again is not null or v_after is not null or memory is not null then
         again_in := case when p_want > 0 then v_again end;

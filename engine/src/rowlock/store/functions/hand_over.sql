@@ -46,7 +46,6 @@ as $$
 declare
     a_walk    constant integer := 2000;  -- as in claim_next
     a_read    constant integer := 50;
-    a_probe   constant integer := 8;
     v_fits    text[] := rowlock.fitting(p_app, p_version);
     v_place   record;
     v_began   timestamptz;
@@ -57,8 +56,8 @@ declare
     v_oldest  timestamptz;
     v_ids     uuid[];
     v_known   jsonb;
+    v_queues  jsonb;
     v_bounded boolean;
-    v_behind  jsonb;
     v_bounds  jsonb;
     v_memory  jsonb := '{}';
 begin
@@ -96,28 +95,22 @@ begin
     loop
         v_began := clock_timestamp();
         v_walked := pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass);
-        v_bounded := false;
-        v_behind := null;
-        v_bounds := null;
+        v_read := pg_stat_get_xact_blocks_fetched('rowlock.task_ready'::regclass);
         v_known := (p_memory ->> v_place.queue)::jsonb;
-        if v_known is not null and v_place.ageing is null then
-            select r.bounded, r.behind, nullif(r.behind -> v_place.queue, 'null')
-              into v_bounded, v_behind, v_bounds
-              from rowlock.recall(p_app, v_known, v_began) as r;
-        end if;
-        v_parted := case when v_bounded and v_bounds is not null
-                         then case when rowlock.is_behind(p_app, v_place.queue, v_fits, v_bounds) then false end
-                         else rowlock.is_parted(p_app, v_place.queue, v_fits) end;
-        continue when v_parted or rowlock.others_wait(p_app, v_place.queue, v_fits);
+        select r.bounded, r.queues into v_bounded, v_queues from rowlock.recall(v_known, v_began) as r;
+        select l.bounds, l.is_parted into v_bounds, v_parted
+          from rowlock.look(p_app, v_place.queue, v_fits, v_known is not null, v_bounded,
+                            v_queues -> v_place.queue, v_began) as l;
         v_ids := '{}';
-        v_read := 0;
-        if v_parted is not null then  -- else nothing waits, and nothing need be counted
-            v_room := (rowlock.room(p_app, v_place.queue, v_fits, p_worker, v_place.n)).room;
-            continue when v_room <= 0;
-            v_read := pg_stat_get_xact_blocks_fetched('rowlock.task_ready'::regclass);
-            v_ids := (rowlock.pick(p_app, v_place.queue, '', v_fits, '{}', v_place.ageing, v_room, v_room, '{}',
-                                   case when v_bounded then v_bounds end)).ids;
-            v_read := pg_stat_get_xact_blocks_fetched('rowlock.task_ready'::regclass) - v_read;
+        v_room := 0;
+        if not v_parted and not rowlock.others_wait(p_app, v_place.queue, v_fits) then
+            v_room := (rowlock.room(p_app, v_place.queue, v_fits, p_worker, v_place.n, null)).room;
+        end if;
+        if v_room > 0 then
+            select x.ids, v_bounds || jsonb_build_object('', x.next_bounds)
+              into v_ids, v_bounds
+              from rowlock.pick(p_app, v_place.queue, '', v_fits, '{}', v_place.ageing, v_room, v_room, '{}',
+                                v_bounds -> '', v_began) as x;
         end if;
         if v_ids <> '{}' then
             -- Only now: room may have moved the bound, past those who left.
@@ -129,20 +122,18 @@ begin
                    as c;
         end if;
 
-        if v_behind is not null then
-            v_behind := rowlock.note_taken(v_behind, v_place.queue, v_bounds, v_ids,
-                                           v_parted is null or cardinality(v_ids) < v_room, v_began);
-        end if;
+        v_queues := case when v_known is not null
+                         then jsonb_build_object(v_place.queue, coalesce(v_bounds, '"many"')) end;
         v_memory := v_memory - v_place.queue;
         if v_bounded then
             v_memory := v_memory || jsonb_build_object(
-                v_place.queue, v_known || jsonb_build_object('behind', v_behind));
-        elsif v_place.ageing is null
-              and (pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass) - v_walked
-                      > a_walk + 10 * cardinality(v_ids)
-                   or (v_ids <> '{}' and v_read > a_read + a_probe * cardinality(v_fits))) then
+                v_place.queue, v_known || jsonb_build_object('queues', v_queues));
+        elsif pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass) - v_walked
+                  > a_walk + 10 * cardinality(v_ids)
+              or (v_ids <> '{}' and pg_stat_get_xact_blocks_fetched('rowlock.task_ready'::regclass) - v_read
+                                     > a_read + rowlock.probes(v_fits, v_bounds)) then
             v_memory := v_memory || jsonb_build_object(
-                v_place.queue, rowlock.memory_of(v_behind, v_began));
+                v_place.queue, rowlock.memory_of(v_queues, v_began));
         end if;
     end loop;
     if v_memory <> '{}' then

@@ -11,7 +11,7 @@
 -- queue becomes limited, its next claim marks what runs already; what it can't lock it counts one by one.
 --
 -- While a transaction elsewhere pins xmin, that index keeps whatever has ended, and a count would walk past all
--- of it. So runs in no partition are counted from a bound on, queue_gate.oldest: none that is counted has a
+-- of it. So a queue's runs are counted from a bound on, queue_gate.oldest: none that is counted has a
 -- smaller claimed_at, nor will one have. No clock has to be trusted for that:
 --   Who holds the gate alone moves the bound (move_oldest), in a later statement than the lock's, to the first
 --   claimed_at that he sees running; to any time, such as now, if he sees none.
@@ -47,16 +47,28 @@ begin
                           limit p_most)
                         union all
                         (select from rowlock.task as t
-                          where t.app = p_app and t.queue = p_queue and coalesce(t.partition, '') > ''
-                            and t.state = 'running' and t.limited
+                          where t.app = p_app and t.queue = p_queue and t.partition > ''
+                            and t.claimed_at >= coalesce(p_oldest, '-infinity') and t.state = 'running' and t.limited
                           limit p_most)) as x);
     end if;
     return (select count(*)
               from (select from rowlock.task as t
                      where t.app = p_app and t.queue = p_queue and coalesce(t.partition, '') = p_partition
-                       and t.state = 'running' and t.limited
+                       and t.claimed_at >= coalesce(p_oldest, '-infinity') and t.state = 'running' and t.limited
                      limit p_most) as x);
 end $$;
+
+-- counted_entries: how many entries of indexes this transaction has walked past, in tables of what runs.
+create or replace function rowlock.counted_entries() returns bigint
+language sql volatile
+return pg_stat_get_xact_tuples_returned('rowlock.task_limited'::regclass)
+       + pg_stat_get_xact_tuples_returned('rowlock.task_limited_parted'::regclass)
+       + pg_stat_get_xact_tuples_returned('rowlock.task_running'::regclass);
+
+-- walked_far: whether counts since then passed by much that does not run any more.
+create or replace function rowlock.walked_far(p_entries bigint, p_counted integer) returns boolean
+language sql volatile
+return rowlock.counted_entries() - p_entries > 1000 + p_counted;
 
 -- move_oldest: let counts of a queue begin later (see above), if they can and nobody else is at the gate.
 -- p_seen: where they began.
@@ -68,14 +80,17 @@ declare
     v_from timestamptz;
 begin
     -- The gate would be taken for nothing where the oldest still runs; and ten times a second is enough where
-    -- a walk is long for other reasons, such as what is dead in partitions.
+    -- a walk is long for other reasons.
     if p_seen between clock_timestamp() - interval '0.1 s' and clock_timestamp() then
         return;
     end if;
-    perform 1 from rowlock.task as t
-      where t.app = p_app and t.queue = p_queue and coalesce(t.partition, '') = ''
-        and t.claimed_at = p_seen and t.state = 'running' and t.limited
-      limit 1;
+    perform 1 from ((select from rowlock.task as t
+                      where t.app = p_app and t.queue = p_queue and coalesce(t.partition, '') = ''
+                        and t.claimed_at = p_seen and t.state = 'running' and t.limited limit 1)
+                    union all
+                    (select from rowlock.task as t
+                      where t.app = p_app and t.queue = p_queue and t.partition > ''
+                        and t.claimed_at = p_seen and t.state = 'running' and t.limited limit 1)) as x;
     if found then
         return;
     end if;
@@ -86,11 +101,15 @@ begin
         return;
     end if;
     update rowlock.queue_gate as g
-       set oldest = greatest(v_from, coalesce((
-               select t.claimed_at from rowlock.task as t
-                where t.app = p_app and t.queue = p_queue and coalesce(t.partition, '') = ''
-                  and t.claimed_at >= coalesce(v_from, '-infinity') and t.state = 'running' and t.limited
-                order by t.app, t.queue, coalesce(t.partition, ''), t.claimed_at limit 1), clock_timestamp()))
+       set oldest = greatest(v_from, coalesce(least(
+               (select t.claimed_at from rowlock.task as t
+                 where t.app = p_app and t.queue = p_queue and coalesce(t.partition, '') = ''
+                   and t.claimed_at >= coalesce(v_from, '-infinity') and t.state = 'running' and t.limited
+                 order by t.app, t.queue, coalesce(t.partition, ''), t.claimed_at limit 1),
+               (select t.claimed_at from rowlock.task as t
+                 where t.app = p_app and t.queue = p_queue and t.partition > ''
+                   and t.claimed_at >= coalesce(v_from, '-infinity') and t.state = 'running' and t.limited
+                 order by t.app, t.queue, t.claimed_at limit 1)), clock_timestamp()))
      where g.app = p_app and g.name = p_queue;
 end $$;
 
@@ -143,13 +162,15 @@ begin
 end $$;
 
 -- room: how many runs may be claimed from a queue by this worker, and how many of them for the first time.
--- again_in: when the rate gives the next, if nothing else is in the way. counted: how many run.
+-- again_in: when the rate gives the next, if nothing else is in the way. counted: how many that run were counted.
 create or replace function rowlock.room(
     p_set rowlock.queue, p_fits text[], p_worker bigint, p_want integer, p_at timestamptz, p_all boolean,
     p_oldest timestamptz, out room integer, out fresh integer, out again_in double precision, out counted integer)
 language plpgsql volatile
 set search_path = pg_catalog
 as $$
+declare
+    v_mine integer;
 begin
     room := p_want;
     counted := 0;
@@ -158,9 +179,11 @@ begin
         room := least(room, p_set.concurrency - counted);
     end if;
     if p_set.worker_concurrency is not null and room > 0 then
-        room := least(room, p_set.worker_concurrency - (
-            select count(*) from rowlock.task as t
-             where t.worker_id = p_worker and t.state = 'running' and t.queue || '' = p_set.name)::integer);
+        v_mine := (select count(*) from rowlock.task as t
+                    where t.worker_id = p_worker and t.claimed_at >= coalesce(p_oldest, '-infinity')
+                      and t.state = 'running' and t.queue || '' = p_set.name);
+        room := least(room, p_set.worker_concurrency - v_mine);
+        counted := counted + v_mine;
     end if;
     fresh := room;
     if p_set.rate is not null and room > 0 then
@@ -174,64 +197,71 @@ begin
 end $$;
 
 -- room: the same as a guess, without the gate: who finds none takes it from nobody. Who has walked far for it
--- lets the next count begin later.
+-- lets the next count begin later. p_bounds: see open_partitions.
 create or replace function rowlock.room(
-    p_app text, p_queue text, p_fits text[], p_worker bigint, p_want integer,
+    p_app text, p_queue text, p_fits text[], p_worker bigint, p_want integer, p_bounds jsonb,
     out room integer, out again_in double precision)
 language plpgsql volatile
 set search_path = pg_catalog
 as $$
 declare
-    a_walk   constant integer := 1000;  -- entries of the index that a count may walk past for nothing
-    v_at     timestamptz := clock_timestamp();
-    v_walked bigint := pg_stat_get_xact_tuples_returned('rowlock.task_limited'::regclass);
-    v_oldest timestamptz;
-    v_set    rowlock.queue;
-    v_room   record;
-    v_open   record;
+    v_at      timestamptz := clock_timestamp();
+    v_entries bigint := rowlock.counted_entries();
+    v_set     rowlock.queue;
+    v_gate    rowlock.queue_gate;
+    v_room    record;
+    v_open    record;
 begin
     select q.* into v_set from rowlock.queue as q where q.app = p_app and q.name = p_queue;
-    v_oldest := (select g.oldest from rowlock.queue_gate as g where g.app = p_app and g.name = p_queue);
-    v_room := rowlock.room(v_set, p_fits, p_worker, p_want, v_at, false, v_oldest);
-    if pg_stat_get_xact_tuples_returned('rowlock.task_limited'::regclass) - v_walked
-           > a_walk + v_room.counted then
-        perform rowlock.move_oldest(p_app, p_queue, v_oldest);
-    end if;
+    select g.* into v_gate from rowlock.queue_gate as g where g.app = p_app and g.name = p_queue;
+    v_room := rowlock.room(v_set, p_fits, p_worker, p_want, v_at, false, v_gate.oldest);
     room := v_room.room;
     again_in := v_room.again_in;
     if room > 0 and num_nonnulls(v_set.partition_concurrency, v_set.partition_rate) > 0 then
         v_open := rowlock.open_partitions(
-            v_set, p_fits, (select g.cursor from rowlock.queue_gate as g where g.app = p_app and g.name = p_queue),
-            1, v_at, v_room.fresh = 0, false);
+            v_set, p_fits, p_bounds, v_gate.cursor, 1, v_at, v_room.fresh = 0, false, v_gate.oldest);
         -- Where one look does not reach all of them, somebody has to move the cursor.
         if v_open.names = '{}' and not v_open.goes_on then
             room := 0;
             again_in := least(again_in, v_open.again_in);
         end if;
     end if;
+    if rowlock.walked_far(v_entries, v_room.counted) then
+        perform rowlock.move_oldest(p_app, p_queue, v_gate.oldest);
+    end if;
 end $$;
 
 -- open_partitions: partitions with work and room, at most as many as are wanted, from behind p_from on and
 -- once around; those in none are one more. Each costs a probe or two, however deep it is. goes_on: there are
--- more than one look may visit.
+-- more than one look may visit. p_bounds: of partitions, if they are known (behind.sql). idle: those of them which
+-- were visited and have no work.
 create or replace function rowlock.open_partitions(
-    p_set rowlock.queue, p_fits text[], p_from text, p_want integer, p_at timestamptz, p_begun boolean,
-    p_all boolean, out names text[], out rooms integer[], out freshes integer[], out last text,
-    out goes_on boolean, out again_in double precision)
+    p_set rowlock.queue, p_fits text[], p_bounds jsonb, p_from text, p_want integer, p_at timestamptz,
+    p_begun boolean, p_all boolean, p_oldest timestamptz, out names text[], out rooms integer[], out freshes integer[], out last text,
+    out goes_on boolean, out again_in double precision, out idle text[])
 language plpgsql volatile
 set search_path = pg_catalog
 as $$
 declare
     most_hops constant integer := 500;
+    v_known   text[];
+    v_nth     integer;
     v_next    text;
     v_round   boolean := false;
     v_room    integer;
     v_fresh   integer;
     v_free_in double precision;
 begin
-    names := '{}'; rooms := '{}'; freshes := '{}'; last := p_from; goes_on := true;
+    names := '{}'; rooms := '{}'; freshes := '{}'; idle := '{}'; last := p_from; goes_on := true;
+    if p_bounds is not null then
+        v_known := array(select x.name from jsonb_object_keys(p_bounds) as x (name) order by x.name);
+        v_nth := (select count(*) from unnest(v_known) as x (name) where x.name <= p_from);
+    end if;
     for v_hop in 1 .. most_hops loop
-        if p_begun then
+        if p_bounds is not null then
+            v_nth := v_nth + 1;
+            v_next := v_known[v_nth];
+        elsif p_begun then
             v_next := (select min(x.name) from unnest(p_fits) as f (version)
                         cross join lateral (
                               select coalesce(t.partition, '') as name from rowlock.task as t
@@ -252,12 +282,13 @@ begin
             exit when v_round;
             v_round := true;
             v_next := '';
+            v_nth := (v_known[1] = '')::integer;
         end if;
         last := v_next;
         v_room := p_want;
         if p_set.partition_concurrency is not null then
             v_room := least(v_room, p_set.partition_concurrency - rowlock.running(
-                p_set.app, p_set.name, last, p_set.partition_concurrency, p_all));
+                p_set.app, p_set.name, last, p_set.partition_concurrency, p_all, p_oldest));
         end if;
         v_fresh := v_room;
         if p_set.partition_rate is not null and v_room > 0 then
@@ -270,7 +301,16 @@ begin
                 again_in := least(again_in, v_free_in);
             end if;
         end if;
-        if v_room > 0 and last = '' then
+        if v_room > 0 and p_bounds is not null then
+            if not rowlock.is_behind(p_set.app, p_set.name, last, p_fits, p_bounds -> last) then
+                v_room := 0;
+                if p_bounds ? last then
+                    idle := idle || last;
+                end if;
+            elsif p_begun and not rowlock.is_begun(p_set.app, p_set.name, last, p_fits) then
+                v_room := 0;
+            end if;
+        elsif v_room > 0 and last = '' then
             -- Reached without a look whether there are any.
             perform 1 from unnest(p_fits) as f (version)
               cross join lateral (
@@ -295,10 +335,11 @@ end $$;
 -- pick: lock the first runs of a partition, of each version that fits, in order of priority and time; with
 -- ageing, a run of priority 10 is behind one of priority 0 as if it were ten times as much younger. At most
 -- p_fresh from all that are ready, which may be first claims; the rest from those that have begun. p_bounds:
--- the first only from behind these (behind.sql): there is no ageing then, no partition and nothing paused.
+-- those from behind the partition's bounds, where nothing is paused (behind.sql), which become next_bounds.
 create or replace function rowlock.pick(
     p_app text, p_queue text, p_partition text, p_fits text[], p_paused text[], p_ageing interval,
-    p_want integer, p_fresh integer, p_but uuid[], p_bounds jsonb, out ids uuid[], out fresh integer)
+    p_want integer, p_fresh integer, p_but uuid[], p_bounds jsonb, p_at timestamptz,
+    out ids uuid[], out fresh integer, out next_bounds jsonb)
 language plpgsql volatile
 set search_path = pg_catalog
 as $$
@@ -306,8 +347,9 @@ begin
     ids := '{}';
     fresh := 0;
     if p_bounds is not null then
-        select b.ids, b.fresh into ids, fresh
-          from rowlock.pick_behind(p_app, p_queue, p_fits, p_bounds, p_fresh) as b;
+        select b.ids, b.fresh, b.next_bounds into ids, fresh, next_bounds
+          from rowlock.pick_behind(
+                   p_app, p_queue, p_partition, p_fits, p_ageing, p_fresh, p_but, p_bounds, p_at) as b;
     elsif p_fresh > 0 and p_ageing is null then
         with chosen as (
             select c.run_id, c.started_at
@@ -380,15 +422,12 @@ begin
 end $$;
 
 -- pick_limited: what a claim that holds the gate alone takes. at: the time of those claimed for the first time.
--- p_bounds: only from behind these, where that is possible (behind.sql). heads: so many ids are those that were
--- next; the others had begun before, and the rate let none of those that had not go first. is_all: there were no
--- more of them.
-drop function if exists rowlock.pick_limited(
-    text, text, boolean, rowlock.queue_gate, text[], bigint, text[], integer, jsonb);
+-- cursor: which partition had its turn last. p_bounds: from behind these, if they are known (behind.sql), which
+-- become next_bounds. p_looked: when that was looked at.
 create or replace function rowlock.pick_limited(
     p_app text, p_queue text, p_parted boolean, p_gate rowlock.queue_gate, p_fits text[], p_worker bigint,
-    p_paused text[], p_want integer, p_bounds jsonb,
-    out ids uuid[], out heads integer, out at timestamptz, out again_in double precision, out is_all boolean)
+    p_paused text[], p_want integer, p_bounds jsonb, p_looked timestamptz,
+    out ids uuid[], out at timestamptz, out again_in double precision, out cursor text, out next_bounds jsonb)
 language plpgsql volatile
 set search_path = pg_catalog
 as $$
@@ -404,12 +443,12 @@ declare
     v_left   integer;
     v_fresh  integer;
     v_used   integer[];
-    v_cursor text;
     v_rated  boolean;
+    v_news   jsonb := '{}';  -- the bounds that changed: put to the others at the end, which takes its time
 begin
     ids := '{}';
-    heads := 0;
-    is_all := false;
+    cursor := p_gate.cursor;
+    next_bounds := p_bounds;
     select q.* into v_set from rowlock.queue as q where q.app = p_app and q.name = p_queue;
     if p_gate.marked < v_set.revision then
         v_all := rowlock.mark_running(p_app, p_queue, v_set.revision);
@@ -431,18 +470,22 @@ begin
     v_fresh := v_room.fresh;
     if not p_parted and num_nonnulls(v_set.partition_concurrency, v_set.partition_rate) = 0 then
         v_pick := rowlock.pick(p_app, p_queue, '', p_fits, p_paused, v_set.ageing, v_left, v_fresh, '{}',
-                               case when v_set.ageing is null then p_bounds end);
+                               p_bounds -> '', p_looked);
         ids := v_pick.ids;
-        heads := v_fresh;
-        is_all := cardinality(ids) < v_fresh;
+        next_bounds := p_bounds || jsonb_build_object('', v_pick.next_bounds);
         if v_rated and v_pick.fresh > 0 then
             perform rowlock.use_rate(p_app, p_queue, '', v_set.rate, v_set.rate_period, at, v_pick.fresh);
         end if;
         return;
     end if;
-    v_open := rowlock.open_partitions(v_set, p_fits, p_gate.cursor, v_left, at, v_fresh = 0, v_all);
+    v_open := rowlock.open_partitions(
+        v_set, p_fits, p_bounds, p_gate.cursor, v_left, at, v_fresh = 0, v_all, p_gate.oldest);
     again_in := least(again_in, v_open.again_in);
-    v_cursor := v_open.last;
+    cursor := v_open.last;
+    if v_open.idle <> '{}' then
+        v_news := (select jsonb_object_agg(x.name, rowlock.bounds_until(p_bounds -> x.name, p_looked))
+                     from unnest(v_open.idle) as x (name));
+    end if;
     v_more := array(select n from generate_subscripts(v_open.names, 1) as n);
     v_used := array_fill(0, array[cardinality(v_more)]);
     -- To each the same; what some could not use goes round again, so a tenant who is alone gets it all.
@@ -458,9 +501,13 @@ begin
             end if;
             v_pick := rowlock.pick(p_app, p_queue, v_open.names[v_n], p_fits, p_paused, v_set.ageing,
                                    least(v_each, v_left, v_open.rooms[v_n]),
-                                   least(v_each, v_left, v_open.rooms[v_n], v_open.freshes[v_n], v_fresh), ids, null);
+                                   least(v_each, v_left, v_open.rooms[v_n], v_open.freshes[v_n], v_fresh), ids,
+                                   coalesce(v_news -> v_open.names[v_n], p_bounds -> v_open.names[v_n]), p_looked);
+            if v_pick.next_bounds is not null then
+                v_news := v_news || jsonb_build_object(v_open.names[v_n], v_pick.next_bounds);
+            end if;
             if v_pick.ids <> '{}' then
-                v_cursor := v_open.names[v_n];
+                cursor := v_open.names[v_n];
                 ids := ids || v_pick.ids;
                 v_left := v_left - cardinality(v_pick.ids);
                 v_open.rooms[v_n] := v_open.rooms[v_n] - cardinality(v_pick.ids);
@@ -475,9 +522,7 @@ begin
             end if;
         end loop;
     end loop;
-    if v_cursor <> p_gate.cursor then
-        update rowlock.queue_gate as g set cursor = v_cursor where g.app = p_app and g.name = p_queue;
-    end if;
+    next_bounds := p_bounds || v_news;
     if v_rated and v_room.fresh > v_fresh then
         -- Also where only partitions have one: what is noted first for a queue is its last time.
         perform rowlock.use_rate(p_app, p_queue, '', v_set.rate,
