@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -158,6 +159,47 @@ def test_a_step_that_fails_leaves_nothing_of_itself(
         [half] = connection.execute("select to_regclass('rowlock.half')").fetchone() or [None]
     assert half is None
     assert migrate(empty_database).level == LEVEL
+
+
+A_CLAIM = (
+    "select from rowlock.task",
+    "select from rowlock.queue_gate for update skip locked",
+    "select from rowlock.task for no key update skip locked",
+    "update rowlock.queue_gate set cursor = ''",
+    "update rowlock.task set epoch = epoch + 1",
+)
+UNLIMITED = tuple(statement for statement in A_CLAIM if "queue_gate" not in statement)
+
+
+@pytest.mark.parametrize(
+    ("claim", "done"),
+    [(claim, done) for claim in (A_CLAIM, UNLIMITED) for done in range(1, len(claim))],
+)
+def test_the_newest_step_and_a_claim_under_way_do_not_wait_for_each_other(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch, claim: tuple[str, ...], done: int
+) -> None:
+    """It comes when so many statements of the claim are done."""
+    known = migrations.steps()
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "steps", lambda: known[:-1])
+        patch.setattr(migrations, "LEVEL", LEVEL - 1)
+        migrate(empty_database)
+    waits = "select count(*) from pg_stat_activity where %s = any (pg_blocking_pids(pid))"
+    with (
+        ThreadPoolExecutor(1) as thread,
+        psycopg.connect(empty_database) as worker,
+        psycopg.connect(empty_database, autocommit=True) as watch,
+    ):
+        for statement in claim[:done]:
+            worker.execute(statement.encode())
+        migration = thread.submit(migrate, empty_database)
+        while watch.execute(waits, [worker.info.backend_pid]).fetchone() == (0,):
+            assert not migration.done(), migration.result()
+            time.sleep(0.01)
+        for statement in claim[done:]:
+            worker.execute(statement.encode())
+        worker.commit()
+        assert migration.result().level == LEVEL
 
 
 def test_a_database_that_cannot_be_reached_is_told_from_one_that_is_too_old() -> None:

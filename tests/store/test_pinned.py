@@ -38,7 +38,7 @@ LIVE = 500
 FEW = 40
 ENOUGH = 3_000
 """So many dead are out of proportion."""
-OLDEST = "select oldest from rowlock.queue_gate where name = 'default'"
+OLDEST = "select oldest_claim from rowlock.queue_gate where name = 'default'"
 
 
 class Stranded:
@@ -349,7 +349,7 @@ def test_queues_that_a_full_look_did_not_reach_are_looked_at_before_the_next(
 
 
 def test_nobody_is_left_to_a_look_that_took_long_for_other_reasons(world: World) -> None:
-    noted = "select rowlock.memory_of('{}', clock_timestamp() - interval '1 hour')"
+    noted = "select rowlock.memory_of('{}', '{}', clock_timestamp() - interval '1 hour')"
     memory = world.anybody.ask(noted)
     looked, due = (datetime.fromisoformat(memory[key]) for key in ("looked", "due"))
     assert due - looked == timedelta(seconds=1)
@@ -545,6 +545,83 @@ def test_tenants_take_turns_behind_their_bounds(world: World) -> None:
         assert world.anybody.ask(written) == cursor
         worker.claim(1, memory=due(worker.next.memory))
         assert world.anybody.ask(written) != cursor
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_tenants_take_turns_across_full_looks(world: World, room: bool) -> None:
+    """Also where those could take nothing, and where each comes long before all had their turn."""
+    tenants = [{"partition": f"t{n:02}"} for n in range(12)]
+    world.anybody.limit(partitions=True)
+    with pinned(world):
+        end_many(world, 2 * ENOUGH, *tenants)
+        world.anybody.start_many(*[{"workflow": "fulfil", **each} for each in tenants] * 20)
+        world.anybody.limit(concurrency=1)
+        worker, memory, turns = world.worker(), unreached(), []
+        for nth in range(24):
+            [one] = worker.claim(1, memory=memory)
+            turns.append(
+                world.anybody.ask("select partition from rowlock.run where id = %s", one.run_id)
+            )
+            memory = not_due(worker.next.memory)
+            if not room:
+                assert worker.claim(1, memory=due(memory)) == []
+                memory = not_due(worker.next.memory)
+            assert worker.write(finish(one)) == ["written"]
+            if room and nth % 5 == 0:
+                memory = due(memory)
+    assert sorted(turns) == sorted([each["partition"] for each in tenants] * 2)
+
+
+@pytest.mark.parametrize("hindrance", ["a lower limit", "another version's runs", "a tenant"])
+def test_places_that_are_not_handed_over_are_looked_for_in_a_tenth_of_the_time(
+    world: World, hindrance: str
+) -> None:
+    """Or each journal would walk past all that is dead, for nothing."""
+    with pinned(world):
+        world.anybody.limit(concurrency=ENOUGH)
+        end_many(world, ENOUGH)
+        world.anybody.start_many(*[{"workflow": "fulfil"}] * 20)
+        worker = world.worker()
+        mine = worker.claim(9)
+        if hindrance == "a lower limit":
+            world.anybody.limit(concurrency=1)
+        else:
+            other = world.anybody.start()
+            world.anybody.run("insert into rowlock.version (app, name) values (%s, 'v2')", APP)
+            world.anybody.run(
+                "update rowlock.task set version = %s, partition = %s where run_id = %s",
+                "" if hindrance == "a tenant" else "v2",
+                "a" if hindrance == "a tenant" else None,
+                other,
+            )
+        memory = due(from_before())
+        for one in mine[:-1]:
+            places = of_places(memory)
+            version = "v1" if hindrance == "another version's runs" else ""
+            assert worker.hand_over(finish(one), memory=places, version=version)[1] == []
+            memory = not_due(told_of(worker.places))
+            assert [*told(memory)["queues"]] == ["default"]
+            found = datetime.fromisoformat(told(memory)["looked"])
+            assert found > datetime.now(UTC) - timedelta(minutes=5)
+
+
+def test_many_heads_in_many_versions_are_no_reason_to_remember_them(world: World) -> None:
+    """What a full look reads to find them is not in anybody's way."""
+    world.anybody.run("vacuum rowlock.task")
+    world.anybody.limit(partitions=True)
+    for nth in range(9):
+        version = f"v{nth}"
+        world.anybody.run("insert into rowlock.version (app, name) values (%s, %s)", APP, version)
+        runs = world.anybody.start_many(
+            *[{"workflow": "fulfil", "partition": f"t{n}"} for n in range(250)]
+        )
+        world.anybody.run(
+            "update rowlock.task set version = %s where run_id = any(%s)", version, runs
+        )
+    world.anybody.run("vacuum rowlock.task")
+    worker = world.worker()
+    assert len(worker.claim(1, memory=due(unreached()))) == 1
+    assert worker.next.memory is None
 
 
 def test_a_tenant_who_has_had_nothing_is_served_when_work_comes(world: World) -> None:

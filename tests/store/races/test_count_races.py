@@ -23,7 +23,7 @@ def move(session: Session, seen: str | None = None) -> None:
 
 def bound(world: World) -> datetime | None:
     found: datetime | None = world.anybody.ask(
-        "select oldest from rowlock.queue_gate where app = %s and name = 'default'", APP
+        "select oldest_claim from rowlock.queue_gate where app = %s and name = 'default'", APP
     )
     return found
 
@@ -288,11 +288,11 @@ def test_a_claim_that_moves_it_itself_claims_no_earlier(world: World, clocks: Cl
             world.anybody.start_many(*names * 20)
             while claimed := other.claim(1000):
                 assert set(other.write(*map(finish, claimed))) == {"written"}
-        world.anybody.run("update rowlock.queue_gate set oldest = null")
+        world.anybody.run("update rowlock.queue_gate set oldest_claim = null")
         start(world, 1, partition="t0")
         [stays] = other.claim(1)
         clocks(world)
-        world.anybody.run("update rowlock.queue_gate set oldest = null")
+        world.anybody.run("update rowlock.queue_gate set oldest_claim = null")
         world.anybody.start_many(*names * 3)
         assert len(one.claim(1000)) == 79
         assert bound(world) == claimed_at(world, stays)
@@ -316,7 +316,7 @@ def test_a_bound_that_who_hands_over_moves_himself_is_before_what_he_takes(world
             "update rowlock.task set claimed_at = claimed_at + interval '1 hour' where run_id = %s",
             stays.run_id,
         )
-        world.anybody.run("update rowlock.queue_gate set oldest = null")
+        world.anybody.run("update rowlock.queue_gate set oldest_claim = null")
         assert len(one.hand_over(finish(ends))[1]) == 1
         assert bound(world) is not None
         assert at_once(two) == 0

@@ -11,7 +11,7 @@
 --   queues   for each queue that had something, its bounds: by partition ('' is none) and priority the
 --            (due_at, run_id) behind which there is work. "many": they would be too many; null: the full look did
 --            not reach it, and the next one that does is full there
---   cursors  for each queue with partitions, which of them had its turn last: of this worker's claims since
+--   cursors  for each queue with partitions, which of them had its turn last with this worker
 --
 -- A full look walks once past all that is dead, and finds the head of each partition and priority. Until the next
 -- one is due, claims look only at these, and only behind their bounds, which they move.
@@ -19,22 +19,41 @@
 -- partition or queue, another version's runs, what somebody handed back: all this is for the full look. It is
 -- found ten looks later, and never lost: a full look has no bounds but those it finds. Once a full look is quick there
 -- is no memory, nor is there one where little has ended since the last vacuum. Nothing is exact by it: who counts for a
--- limit counts all (limits.sql). Places that are handed over have a memory of their own for each queue.
+-- limit counts all (limits.sql). Places that are handed over have a memory of their own for each queue. Not covered is
+-- index task_begun, which a queue with a rate asks for runs that have begun while the rate lets no others go.
+
+-- Of the release before; below are others of their names.
+drop function if exists rowlock.recall(text, jsonb, timestamptz);
+drop function if exists rowlock.note_look(jsonb, text, jsonb, boolean, timestamptz);
+drop function if exists rowlock.note_taken(jsonb, text, jsonb, uuid[], boolean, timestamptz);
+drop function if exists rowlock.memory_of(jsonb, timestamptz);
+drop function if exists rowlock.is_behind(text, text, text[], jsonb);
+drop function if exists rowlock.pick_behind(text, text, text[], jsonb, integer);
+drop function if exists rowlock.bounds_behind(jsonb, uuid[], boolean, timestamptz);
+drop function if exists rowlock.room(text, text, text[], bigint, integer);
+drop function if exists rowlock.open_partitions(
+    rowlock.queue, text[], text, integer, timestamptz, boolean, boolean);
+drop function if exists rowlock.pick(
+    text, text, text, text[], text[], interval, integer, integer, uuid[], jsonb);
+drop function if exists rowlock.pick_limited(
+    text, text, boolean, rowlock.queue_gate, text[], bigint, text[], integer, jsonb);
 
 -- recall: what a memory says at a time; nothing, if code before this wrote it.
-create or replace function rowlock.recall(p_memory jsonb, p_at timestamptz, out bounded boolean, out queues jsonb)
+create or replace function rowlock.recall(
+    p_memory jsonb, p_at timestamptz, out bounded boolean, out queues jsonb, out cursors jsonb)
 language plpgsql volatile
 set search_path = pg_catalog
 as $$
 begin
     queues := coalesce(p_memory -> 'queues', '{}');
+    cursors := coalesce(p_memory -> 'cursors', '{}');
     -- A full look, too, where the clock went back.
     bounded := coalesce(p_memory ? 'queues' and p_at >= (p_memory ->> 'looked')::timestamptz
                         and p_at < (p_memory ->> 'due')::timestamptz, false);
 end $$;
 
 -- memory_of: of a full look that walked far. What the first of them saw nobody noted: the next is one again.
-create or replace function rowlock.memory_of(p_queues jsonb, p_began timestamptz) returns jsonb
+create or replace function rowlock.memory_of(p_queues jsonb, p_cursors jsonb, p_began timestamptz) returns jsonb
 language plpgsql volatile
 set search_path = pg_catalog
 as $$
@@ -50,7 +69,8 @@ begin
     return jsonb_build_object(
         'looked', v_now,
         'due', v_now + case when p_queues is null then interval '0' else least(10 * (v_now - p_began), a_while) end,
-        'queues', coalesce(p_queues, '{}'));
+        'queues', coalesce(p_queues, '{}'),
+        'cursors', p_cursors);
 end $$;
 
 -- bound: what a look that began at this time may leave behind it: nothing that is a moment old. Not up to now,

@@ -154,7 +154,8 @@ as $$
 declare
     a_batch   constant integer := 32;    -- queues that one claim serves, when there are more
     most_idle constant integer := 1024;  -- queues that it looks at when none gives anything
-    a_walk    constant integer := 2000;  -- entries of the index that it may walk past for nothing
+    a_walk    constant integer := 2000;  -- entries of the index that it may walk past for nothing;
+    a_version constant integer := 300;   -- and so many more for each version that it may take
     a_read    constant integer := 50;    -- pages of it that it may read, but for probes, to find the next runs
     a_large   constant integer := 32;    -- runs: who asks for so many wants a turn
     v_wanted  integer := p_want;
@@ -219,10 +220,10 @@ begin
     -- Where a pause has runs set aside, each look is a full one, and remembers nothing.
     v_memory := p_memory::jsonb;
     if v_memory is not null and v_paused_workflows = '{}' then
-        select r.bounded, r.queues into v_bounded, v_known from rowlock.recall(v_memory, v_began) as r;
+        select r.bounded, r.queues, r.cursors into v_bounded, v_known, v_cursors
+          from rowlock.recall(v_memory, v_began) as r;
     end if;
     if v_bounded then
-        v_cursors := coalesce(v_memory -> 'cursors', '{}');
         v_batch := array(select k from jsonb_object_keys(v_known) as k
                           where p_queues is null or k = any (p_queues));
     else
@@ -305,7 +306,7 @@ begin
                 continue;
             end if;
 
-            v_least := case when v_alone then v_gate.oldest end;
+            v_least := case when v_alone then v_gate.oldest_claim end;
             if v_alone then
                 v_cursor := v_gate.cursor;
                 v_gate.cursor := coalesce(v_cursors ->> v_queue, v_cursor);
@@ -315,16 +316,17 @@ begin
                   from rowlock.pick_limited(p_app, v_queue, v_parted, v_gate, v_fits, p_worker,
                                              v_paused_workflows, p_want, v_bounds, v_began) as x;
                 v_again := least(v_again, v_soon);
-                if v_bounded and v_bounds is not null then
-                    -- Each write would be one more version of the gate's row that can't be removed.
+                if v_known is not null then
                     v_cursors := v_cursors || jsonb_build_object(v_queue, v_gate.cursor);
-                elsif v_gate.cursor <> v_cursor then
+                end if;
+                -- Not by each claim behind bounds: it would be one more version of a row that can't be removed.
+                if v_gate.cursor <> v_cursor and not (v_bounded and v_bounds is not null) then
                     update rowlock.queue_gate as g set cursor = v_gate.cursor
                      where g.app = p_app and g.name = v_queue;
                 end if;
                 if rowlock.walked_far(v_entries, cardinality(v_ids)) then
                     perform rowlock.move_oldest(p_app, v_queue, v_least);
-                    v_least := (select g.oldest from rowlock.queue_gate as g
+                    v_least := (select g.oldest_claim from rowlock.queue_gate as g
                                  where g.app = p_app and g.name = v_queue);
                 end if;
             else
@@ -367,9 +369,9 @@ begin
                                      'queues', v_known, 'cursors', v_cursors)::text;
         v_again := least(v_again, extract(epoch from (v_memory ->> 'due')::timestamptz - v_began));
     elsif pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass) - v_walked
-              > a_walk + 10 * (v_wanted - p_want)
+              > a_walk + a_version * cardinality(v_fits) + 10 * (v_wanted - p_want)
           or (p_want < v_wanted and v_read > a_read) then
-        memory := rowlock.memory_of(v_known, v_began)::text;
+        memory := rowlock.memory_of(v_known, v_cursors, v_began)::text;
     end if;
     if v_again is not null or v_after is not null or memory is not null then
         again_in := case when p_want > 0 then v_again end;

@@ -45,6 +45,7 @@ as $$
 #variable_conflict use_column
 declare
     a_walk    constant integer := 2000;  -- as in claim_next
+    a_version constant integer := 300;
     a_read    constant integer := 50;
     v_fits    text[] := rowlock.fitting(p_app, p_version);
     v_place   record;
@@ -114,7 +115,7 @@ begin
         end if;
         if v_ids <> '{}' then
             -- Only now: room may have moved the bound, past those who left.
-            v_oldest := (select g.oldest from rowlock.queue_gate as g
+            v_oldest := (select g.oldest_claim from rowlock.queue_gate as g
                           where g.app = p_app and g.name = v_place.queue);
             return query
             select -1, 'claimed', to_jsonb(c) || '{"limited": true}'
@@ -129,11 +130,11 @@ begin
             v_memory := v_memory || jsonb_build_object(
                 v_place.queue, v_known || jsonb_build_object('queues', v_queues));
         elsif pg_stat_get_xact_tuples_returned('rowlock.task_ready'::regclass) - v_walked
-                  > a_walk + 10 * cardinality(v_ids)
+                  > a_walk + a_version * cardinality(v_fits) + 10 * cardinality(v_ids)
               or (v_ids <> '{}' and pg_stat_get_xact_blocks_fetched('rowlock.task_ready'::regclass) - v_read
                                      > a_read + rowlock.probes(v_fits, v_bounds)) then
             v_memory := v_memory || jsonb_build_object(
-                v_place.queue, rowlock.memory_of(v_queues, v_began));
+                v_place.queue, rowlock.memory_of(v_queues, '{}', v_began));
         end if;
     end loop;
     if v_memory <> '{}' then

@@ -11,7 +11,7 @@
 -- queue becomes limited, its next claim marks what runs already; what it can't lock it counts one by one.
 --
 -- While a transaction elsewhere pins xmin, that index keeps whatever has ended, and a count would walk past all
--- of it. So a queue's runs are counted from a bound on, queue_gate.oldest: none that is counted has a
+-- of it. So a queue's runs are counted from a bound on, queue_gate.oldest_claim: none that is counted has a
 -- smaller claimed_at, nor will one have. No clock has to be trusted for that:
 --   Who holds the gate alone moves the bound (move_oldest), in a later statement than the lock's, to the first
 --   claimed_at that he sees running; to any time, such as now, if he sees none.
@@ -27,7 +27,7 @@
 -- they would cost each of these calls as well.
 
 -- running: how many runs of a queue, or of one of its partitions, hold a claim; more than p_most need not be
--- exact. p_all: not all of them are marked. p_oldest: queue_gate.oldest.
+-- exact. p_all: not all of them are marked. p_oldest: queue_gate.oldest_claim.
 create or replace function rowlock.running(
     p_app text, p_queue text, p_partition text, p_most integer, p_all boolean, p_oldest timestamptz default null)
 returns integer
@@ -60,10 +60,14 @@ end $$;
 
 -- counted_entries: how many entries of indexes this transaction has walked past, in tables of what runs.
 create or replace function rowlock.counted_entries() returns bigint
-language sql volatile
-return pg_stat_get_xact_tuples_returned('rowlock.task_limited'::regclass)
-       + pg_stat_get_xact_tuples_returned('rowlock.task_limited_parted'::regclass)
-       + pg_stat_get_xact_tuples_returned('rowlock.task_running'::regclass);
+language plpgsql volatile
+set search_path = pg_catalog
+as $$
+begin
+    return pg_stat_get_xact_tuples_returned('rowlock.task_limited'::regclass)
+           + pg_stat_get_xact_tuples_returned('rowlock.task_limited_parted'::regclass)
+           + pg_stat_get_xact_tuples_returned('rowlock.task_running'::regclass);
+end $$;
 
 -- walked_far: whether counts since then passed by much that does not run any more.
 create or replace function rowlock.walked_far(p_entries bigint, p_counted integer) returns boolean
@@ -95,13 +99,13 @@ begin
         return;
     end if;
     -- Again, under the lock: it may have been forgotten meanwhile.
-    select g.oldest into v_from from rowlock.queue_gate as g
+    select g.oldest_claim into v_from from rowlock.queue_gate as g
      where g.app = p_app and g.name = p_queue for update skip locked;
     if not found then
         return;
     end if;
     update rowlock.queue_gate as g
-       set oldest = greatest(v_from, coalesce(least(
+       set oldest_claim = greatest(v_from, coalesce(least(
                (select t.claimed_at from rowlock.task as t
                  where t.app = p_app and t.queue = p_queue and coalesce(t.partition, '') = ''
                    and t.claimed_at >= coalesce(v_from, '-infinity') and t.state = 'running' and t.limited
@@ -133,7 +137,7 @@ begin
     if found then
         return true;
     end if;
-    update rowlock.queue_gate as g set marked = p_revision, oldest = null where g.app = p_app and g.name = p_queue;
+    update rowlock.queue_gate as g set marked = p_revision, oldest_claim = null where g.app = p_app and g.name = p_queue;
     return false;
 end $$;
 
@@ -214,12 +218,12 @@ declare
 begin
     select q.* into v_set from rowlock.queue as q where q.app = p_app and q.name = p_queue;
     select g.* into v_gate from rowlock.queue_gate as g where g.app = p_app and g.name = p_queue;
-    v_room := rowlock.room(v_set, p_fits, p_worker, p_want, v_at, false, v_gate.oldest);
+    v_room := rowlock.room(v_set, p_fits, p_worker, p_want, v_at, false, v_gate.oldest_claim);
     room := v_room.room;
     again_in := v_room.again_in;
     if room > 0 and num_nonnulls(v_set.partition_concurrency, v_set.partition_rate) > 0 then
         v_open := rowlock.open_partitions(
-            v_set, p_fits, p_bounds, v_gate.cursor, 1, v_at, v_room.fresh = 0, false, v_gate.oldest);
+            v_set, p_fits, p_bounds, v_gate.cursor, 1, v_at, v_room.fresh = 0, false, v_gate.oldest_claim);
         -- Where one look does not reach all of them, somebody has to move the cursor.
         if v_open.names = '{}' and not v_open.goes_on then
             room := 0;
@@ -227,7 +231,7 @@ begin
         end if;
     end if;
     if rowlock.walked_far(v_entries, v_room.counted) then
-        perform rowlock.move_oldest(p_app, p_queue, v_gate.oldest);
+        perform rowlock.move_oldest(p_app, p_queue, v_gate.oldest_claim);
     end if;
 end $$;
 
@@ -286,7 +290,13 @@ begin
         end if;
         last := v_next;
         v_room := p_want;
-        if p_set.partition_concurrency is not null then
+        if p_bounds is not null and not rowlock.is_behind(p_set.app, p_set.name, last, p_fits, p_bounds -> last) then
+            v_room := 0;
+            if p_bounds ? last then
+                idle := idle || last;
+            end if;
+        end if;
+        if p_set.partition_concurrency is not null and v_room > 0 then
             v_room := least(v_room, p_set.partition_concurrency - rowlock.running(
                 p_set.app, p_set.name, last, p_set.partition_concurrency, p_all, p_oldest));
         end if;
@@ -302,12 +312,7 @@ begin
             end if;
         end if;
         if v_room > 0 and p_bounds is not null then
-            if not rowlock.is_behind(p_set.app, p_set.name, last, p_fits, p_bounds -> last) then
-                v_room := 0;
-                if p_bounds ? last then
-                    idle := idle || last;
-                end if;
-            elsif p_begun and not rowlock.is_begun(p_set.app, p_set.name, last, p_fits) then
+            if p_begun and not rowlock.is_begun(p_set.app, p_set.name, last, p_fits) then
                 v_room := 0;
             end if;
         elsif v_room > 0 and last = '' then
@@ -452,7 +457,7 @@ begin
     select q.* into v_set from rowlock.queue as q where q.app = p_app and q.name = p_queue;
     if p_gate.marked < v_set.revision then
         v_all := rowlock.mark_running(p_app, p_queue, v_set.revision);
-        p_gate.oldest := null;
+        p_gate.oldest_claim := null;
     end if;
     v_rated := num_nonnulls(v_set.rate, v_set.partition_rate) > 0;
     at := clock_timestamp();
@@ -461,7 +466,7 @@ begin
                              where u.app = p_app and u.queue = p_queue and u.share = ''
                              order by u.app desc, u.queue desc, u.share desc, u.at desc limit 1));
     end if;
-    v_room := rowlock.room(v_set, p_fits, p_worker, p_want, at, v_all, p_gate.oldest);
+    v_room := rowlock.room(v_set, p_fits, p_worker, p_want, at, v_all, p_gate.oldest_claim);
     again_in := v_room.again_in;
     if v_room.room <= 0 then
         return;
@@ -479,7 +484,7 @@ begin
         return;
     end if;
     v_open := rowlock.open_partitions(
-        v_set, p_fits, p_bounds, p_gate.cursor, v_left, at, v_fresh = 0, v_all, p_gate.oldest);
+        v_set, p_fits, p_bounds, p_gate.cursor, v_left, at, v_fresh = 0, v_all, p_gate.oldest_claim);
     again_in := least(again_in, v_open.again_in);
     cursor := v_open.last;
     if v_open.idle <> '{}' then
