@@ -59,10 +59,13 @@ def come(world: World, chance: random.Random) -> None:
         )
 
 
+HOW: list[Callable[[Claimed], Any]] = [finish, finish, release]
+
+
 def leave(worker: Worker, claimed: list[Claimed], chance: random.Random) -> list[Claimed]:
     """Some of these are ended or handed back; those that are not."""
     chance.shuffle(claimed)
-    how: Callable[[Claimed], Any] = chance.choice([finish, finish, release])
+    how = chance.choice(HOW)
     some = claimed[: chance.randint(0, len(claimed))]
     if some:
         assert set(worker.write(*map(how, some))) == {"written"}
@@ -104,9 +107,9 @@ def test_looks_with_and_without_a_memory_take_the_same(world: World, nth: int) -
             come(world, chance)
             for worker in workers:
                 for _ in range(3):
-                    memory = memories[worker] or unreached()
+                    remembered = memories[worker] or unreached()
                     how = chance.choice([due, not_due, not_due])
-                    mine[worker] += worker.claim(chance.randint(1, 12), memory=how(memory))
+                    mine[worker] += worker.claim(chance.randint(1, 12), memory=how(remembered))
                     memories[worker] = worker.next.memory
                     mine[worker] = leave(worker, mine[worker], chance)
             worker = chance.choice(workers)
