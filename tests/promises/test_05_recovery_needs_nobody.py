@@ -35,9 +35,9 @@ def test_a_run_that_kills_every_worker_is_given_up_with_the_reason(
     run = client.start(sample.suicidal())
     settings = {"ROWLOCK_MAX_TAKEOVERS": "2"}
     for _ in range(2):
-        with Worker(database, lease_s=1.0, environment=settings) as doomed:
+        with Worker(database, lease_s=3.0, environment=settings) as doomed:
             assert doomed.wait() == -9
-    with Worker(database, lease_s=1.0, environment=settings) as worker:
+    with Worker(database, lease_s=3.0, environment=settings) as worker:
         with pytest.raises(RunFailed) as dead:
             run.result(timeout=60)
         assert worker.is_alive
